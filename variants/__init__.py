@@ -1,0 +1,20 @@
+"""The ground floor: what a variant is, where it lies, and how it is run and measured.
+
+Map
+---
+- `spec.py`        what a model promises: tensors, task, labels, how inputs are prepared
+- `profile.py`     what was measured: accuracy with its interval, latency quantiles, memory, load time
+- `manifest.py`    one variant's whole record and its only serialised form
+- `lifecycle.py`   the states a variant moves through, as one table
+- `store.py`       content-addressed blobs and manifests on disk
+- `registry.py`    models, variants, keys and audit in a database; `migrations/` holds its schema
+- `evaluation.py`  labelled held-out data as one safetensors blob
+- `artifact.py`    what an ONNX file must look like before anything loads it
+- `runtimes/`      one file per runtime; the file name is the registration
+- `measure.py`     accuracy, latency, memory and load time of one artifact on one runtime
+- `trial.py`       the same in a throw-away process with limits
+- `cost.py`        dollars from seconds and bytes
+- `toml_file.py`   a TOML file read into a pydantic model, with errors that name the line
+
+Knows nothing of HTTP, routing or how a variant was built. torch is never imported here.
+"""

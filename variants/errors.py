@@ -1,0 +1,51 @@
+"""Errors of the ground floor.
+
+GearshiftError
+├── NotFound               a model, variant, blob or key that does not exist
+├── Conflict               the name is taken, or the state does not allow this
+├── Invalid                a manifest, specification or settings file that says the wrong thing
+│   └── ArtifactRejected   a file that must not be, or cannot be, loaded
+├── TrialFailed            the throw-away process crashed, hung or ran out of memory
+└── StorageFull            the disk does not take what was sent
+
+HTTP status codes are chosen at the edge, never here.
+"""
+
+
+class GearshiftError(Exception):
+    """Base of every error that Gearshift raises on purpose."""
+
+
+class NotFound(GearshiftError):
+    """A model, variant, blob or key that does not exist."""
+
+
+class Conflict(GearshiftError):
+    """The name is taken by something else, or the present state does not allow the change."""
+
+
+class Invalid(GearshiftError):
+    """Input that can be read but says the wrong thing; `field` names the place where known."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ArtifactRejected(Invalid):
+    """An artifact that must not be loaded: wrong format, unsafe content, or beyond the limits.
+
+    `code` is one of the words in `variants.artifact.REJECTIONS`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message, field="artifact")
+        self.code = code
+
+
+class TrialFailed(GearshiftError):
+    """The throw-away process that loads an artifact crashed, hung or ran out of memory."""
+
+
+class StorageFull(GearshiftError):
+    """The disk does not take what was sent."""

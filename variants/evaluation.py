@@ -1,0 +1,62 @@
+"""Labelled held-out data as one safetensors blob.
+
+Format: one tensor per model input under `input.<name>`, all with the same leading axis, and
+int64 class numbers under `labels`. safetensors holds data only (no code) and is read without
+copying; source: the format section of the safetensors documentation.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from variants.errors import Invalid
+from variants.runtimes import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSet:
+    """`n` labelled rows: inputs by name, each `[n, …]`, and labels `[n] int64`."""
+
+    inputs: Mapping[str, Tensor]
+    labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if n == 0:
+            raise Invalid("the evaluation set is empty", field="labels")
+        for name, rows in self.inputs.items():
+            if len(rows) != n:
+                raise Invalid(f"input {name!r} has {len(rows)} rows, labels {n}", field=name)
+
+    def batches(self, size: int) -> Iterator[tuple[dict[str, Tensor], NDArray[np.int64]]]:
+        """Rows in order, `size` at a time; the last batch may be smaller."""
+        for start in range(0, len(self.labels), size):
+            stop = start + size
+            yield (
+                {name: rows[start:stop] for name, rows in self.inputs.items()},
+                self.labels[start:stop],
+            )
+
+
+def dumps(evaluation: EvaluationSet) -> bytes:
+    """The set as a safetensors file."""
+    tensors = {
+        f"input.{name}": np.ascontiguousarray(rows) for name, rows in evaluation.inputs.items()
+    }
+    return save({**tensors, "labels": np.ascontiguousarray(evaluation.labels)})
+
+
+def load(path: Path) -> EvaluationSet:
+    """The set in a safetensors file. Raises `Invalid` where it is damaged."""
+    try:
+        tensors = load_file(path)
+        labels = tensors.pop("labels")
+    except (SafetensorError, KeyError) as error:
+        raise Invalid(f"not an evaluation set: {error}", field="evaluation") from error
+    inputs = {name.removeprefix("input."): rows for name, rows in tensors.items()}
+    return EvaluationSet(inputs=inputs, labels=labels)

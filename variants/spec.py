@@ -1,0 +1,60 @@
+"""What a model promises to its clients: task, tensors, labels and how inputs are prepared."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+-]{0,62}$")]
+"""A model's or variant's name: lower case, digits and `_ . + -`, at most 63 characters."""
+
+Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"]
+Size = Annotated[int, Field(gt=0, le=2**31)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSpec:
+    """One named tensor. `shape` leaves out the leading batch axis, which is always dynamic."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    dtype: Dtype
+    shape: tuple[Size, ...]
+
+    @property
+    def elements(self) -> int:
+        """Elements in one row of the batch."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagePreprocess:
+    """Decode, convert to `mode`, resize to the input's height and width, divide by 255, NCHW.
+
+    Normalisation constants live inside the graph, so pixels arrive as float32 in [0, 1].
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    kind: Literal["image"] = "image"
+    mode: Literal["L", "RGB"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """A model as clients know it. Every variant of it has exactly these inputs and outputs."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: Name
+    task: Literal["classification", "tensors"]
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=64)]
+    labels: tuple[str, ...] = ()
+    preprocess: ImagePreprocess | None = None
+    metric: Literal["top1"] = "top1"
+    max_batch: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -1,0 +1,152 @@
+"""Content-addressed blobs and manifests on disk.
+
+    <root>/blobs/ab/abcdef…       bytes under their SHA-256
+    <root>/manifests/<id>.json    one per variant
+    <root>/incoming/              files being written; leftovers are swept at start
+
+Publishing writes aside, fsyncs, renames atomically and fsyncs the folder, so a reader sees a
+whole file or none.
+"""
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from variants import manifest as manifests
+from variants.errors import Invalid, NotFound, StorageFull
+from variants.manifest import Artifact, Manifest
+
+
+class Incoming:
+    """A blob being written: `write` chunks, then `publish` under the digest that was promised."""
+
+    def __init__(self, store: "Store", file: BinaryIO, path: Path) -> None:
+        self._store = store
+        self._file = file
+        self._path = path
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, chunk: bytes) -> None:
+        """Append a chunk. Raises `StorageFull` when the disk does not take it."""
+        with storage_errors():
+            self._file.write(chunk)
+        self._hash.update(chunk)
+        self.size_bytes += len(chunk)
+
+    def publish(self, expected_digest: str | None = None) -> str:
+        """Make the blob visible and return its digest.
+
+        Raises `Invalid` when it differs from `expected_digest`; nothing is kept then.
+        """
+        digest = self._hash.hexdigest()
+        if expected_digest is not None and digest != expected_digest:
+            raise Invalid(
+                f"the bytes have SHA-256 {digest}, but {expected_digest} was promised",
+                field="digest",
+            )
+        with storage_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            _rename(self._path, self._store.blob_path(digest))
+        return digest
+
+
+class Store:
+    """Blobs and manifests under one folder. Safe for several processes: files never change."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("blobs", "manifests", "incoming"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the blob with this digest lies, or would lie."""
+        return self.root / "blobs" / digest[:2] / digest
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether the blob is here."""
+        return self.blob_path(digest).is_file()
+
+    def blob_size(self, digest: str) -> int:
+        """Bytes of a stored blob. Raises `NotFound`."""
+        try:
+            return self.blob_path(digest).stat().st_size
+        except FileNotFoundError:
+            raise NotFound(f"no blob {digest}") from None
+
+    @contextmanager
+    def incoming(self) -> Iterator[Incoming]:
+        """A blob to write in chunks; it vanishes unless it is published."""
+        with storage_errors():
+            handle, name = tempfile.mkstemp(dir=self.root / "incoming")
+        path = Path(name)
+        try:
+            with open(handle, "wb") as file:
+                yield Incoming(self, file, path)
+        finally:
+            path.unlink(missing_ok=True)
+
+    def put_file(self, path: Path) -> Artifact:
+        """Publish a copy of an ONNX file."""
+        with self.incoming() as blob, path.open("rb") as source:
+            while chunk := source.read(1 << 20):
+                blob.write(chunk)
+            return Artifact(digest=blob.publish(), size_bytes=blob.size_bytes, format="onnx")
+
+    def put_bytes(self, data: bytes) -> str:
+        """Publish bytes and return their digest."""
+        with self.incoming() as blob:
+            blob.write(data)
+            return blob.publish()
+
+    def put_manifest(self, manifest: Manifest) -> None:
+        """Publish a manifest under its id, replacing older measurements of the same variant."""
+        with storage_errors():
+            handle, name = tempfile.mkstemp(dir=self.root / "incoming")
+            with open(handle, "wb") as file:
+                file.write(manifests.dumps(manifest))
+                file.flush()
+                os.fsync(file.fileno())
+            _rename(Path(name), self._manifest_path(manifest.id))
+
+    def manifest(self, manifest_id: str) -> Manifest:
+        """The manifest with this id. Raises `NotFound`, or `Invalid` when it is damaged."""
+        try:
+            return manifests.loads(self._manifest_path(manifest_id).read_bytes())
+        except FileNotFoundError:
+            raise NotFound(f"no manifest {manifest_id}") from None
+
+    def sweep(self) -> None:
+        """Remove what an interrupted writer left behind. Call while nobody writes."""
+        for path in (self.root / "incoming").iterdir():
+            path.unlink(missing_ok=True)
+
+    def _manifest_path(self, manifest_id: str) -> Path:
+        return self.root / "manifests" / f"{manifest_id}.json"
+
+
+def _rename(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn "disk full" and "quota exceeded" into `StorageFull`; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("the artifact store's disk is full") from error
+        raise

@@ -1,0 +1,251 @@
+"""Check, load and measure an artifact in throw-away processes with limits.
+
+A file from a stranger may crash, hang or exhaust its loader, so nothing else opens it first. The
+build measures through the same processes, because memory is only meaningful in a fresh one.
+
+Wire: the parent starts `python -m variants.trial` and writes one JSON object a line to its
+standard input (`check`, `profile`, `accuracy`); the child answers with `{"progress": 0.5}` lines
+and then `{"result": …}` or `{"error": "…", "code": "…"}`.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from variants import artifact, evaluation, measure, runtimes
+from variants.errors import ArtifactRejected, GearshiftError, TrialFailed
+from variants.measure import Effort, Progress
+from variants.profile import Accuracy, Profile
+from variants.spec import ModelSpec
+
+GIB = 2**30
+SAMPLE_ROWS = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What to try.
+
+    `evaluations` are safetensors files by name; all are scored on the fastest runtime, and rows of
+    the first one fill the batches whose latency is measured (zeros where there is none).
+    """
+
+    path: Path
+    spec: ModelSpec
+    runtimes: tuple[str, ...]
+    evaluations: Mapping[str, Path] = field(default_factory=dict)
+    threads: int = 1
+    effort: Effort = field(default_factory=Effort)
+    memory_bytes: int = 8 * GIB
+    timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """Profiles on every runtime that took the file, and accuracy on the fastest of them.
+
+    `runtime` has the lowest median latency at batch 1; `failures` says why others are missing.
+    """
+
+    runtime: str
+    profiles: tuple[Profile, ...]
+    accuracy: Mapping[str, Accuracy]
+    failures: Mapping[str, str]
+
+
+_request: TypeAdapter[Request] = TypeAdapter(Request)
+_profile: TypeAdapter[Profile] = TypeAdapter(Profile)
+_accuracy: TypeAdapter[Accuracy] = TypeAdapter(Accuracy)
+
+
+def run(request: Request, progress: Progress = lambda _: None) -> Result:
+    """Check the file, measure it on each runtime and score it on the fastest.
+
+    Raises `ArtifactRejected` for a file that is not allowed or that no runtime loads.
+    """
+    parts = len(request.runtimes) + len(request.evaluations)
+    done = 0
+
+    def part(share: float) -> None:
+        progress((done + share) / parts)
+
+    profiles: dict[str, Profile] = {}
+    failures: dict[str, str] = {}
+    with ExitStack() as stack:
+        children: dict[str, _Child] = {}
+        for runtime in request.runtimes:
+            child = children[runtime] = stack.enter_context(_Child(request))
+            try:
+                if not profiles and not failures:
+                    child.call("check", {}, part)
+                profiles[runtime] = _profile.validate_python(
+                    child.call("profile", {"runtime": runtime}, part)
+                )
+            except ArtifactRejected as error:
+                if error.code != "load_failed":
+                    raise
+                failures[runtime] = str(error)
+            except TrialFailed as error:
+                failures[runtime] = str(error)
+            done += 1
+        if not profiles:
+            reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
+            raise ArtifactRejected("load_failed", reasons)
+        best = min(profiles, key=lambda name: profiles[name].latency_s[1].p50)
+        scores: dict[str, Accuracy] = {}
+        for name, path in request.evaluations.items():
+            answer = children[best].call("accuracy", {"path": str(path)}, part)
+            scores[name] = _accuracy.validate_python(answer)
+            done += 1
+    return Result(
+        runtime=best, profiles=tuple(profiles.values()), accuracy=scores, failures=failures
+    )
+
+
+class _Child:
+    """One throw-away process, driven line by line and killed at the time limit."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "variants.trial"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+        self._watchdog = threading.Timer(self._request.timeout_s, self._process.kill)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        self._send(_request.dump_python(self._request, mode="json"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._watchdog.cancel()
+        self._process.kill()
+        self._process.communicate()
+
+    def call(self, operation: str, arguments: dict[str, str], progress: Progress) -> Any:
+        """The result of one operation. Raises what the child reported, or `TrialFailed`."""
+        self._send({"operation": operation, **arguments})
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if "progress" in message:
+                progress(message["progress"])
+            elif "error" in message:
+                raise ArtifactRejected(message["code"], message["error"])
+            else:
+                return message["result"]
+        status = self._process.wait()
+        if not self._watchdog.is_alive():
+            raise TrialFailed(f"{operation} did not end within {self._request.timeout_s:g} s")
+        raise TrialFailed(f"the process died during {operation} (exit status {status})")
+
+    def _send(self, message: object) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer's end of file says how the process died
+
+
+def _environment() -> dict[str, str]:
+    """The child's environment, without this product's settings and secrets."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("GEARSHIFT_")}
+    return {**kept, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
+
+
+def _limit(memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+
+class _Trial:
+    """The child's side."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._session: runtimes.Session | None = None
+
+    def check(self, progress: Progress) -> None:
+        found = artifact.check_onnx(self._request.path)
+        artifact.check_signature(found, self._request.spec.inputs, self._request.spec.outputs)
+
+    def profile(self, progress: Progress, runtime: str) -> Any:
+        self._session, measured = measure.profile(
+            runtime,
+            self._request.path,
+            self._rows(),
+            threads=self._request.threads,
+            effort=self._request.effort,
+            progress=progress,
+        )
+        self._check_outputs()
+        return _profile.dump_python(measured, mode="json")
+
+    def accuracy(self, progress: Progress, path: str) -> Any:
+        assert self._session is not None, "profile comes first"
+        score = measure.accuracy(self._session, evaluation.load(Path(path)), progress)
+        return _accuracy.dump_python(score, mode="json")
+
+    def _rows(self) -> dict[str, runtimes.Tensor]:
+        for path in self._request.evaluations.values():
+            inputs, _ = next(evaluation.load(path).batches(SAMPLE_ROWS))
+            return {name: tensor.copy() for name, tensor in inputs.items()}
+        return {t.name: np.zeros((1, *t.shape), t.dtype) for t in self._request.spec.inputs}
+
+    def _check_outputs(self) -> None:
+        """Run two rows and hold every output against the model's promise."""
+        assert self._session is not None
+        rows = {name: np.resize(t, (2, *t.shape[1:])) for name, t in self._rows().items()}
+        outputs = self._session.run(rows)
+        for spec in self._request.spec.outputs:
+            found = outputs.get(spec.name)
+            if found is None or found.shape != (2, *spec.shape) or found.dtype.name != spec.dtype:
+                seen = "missing" if found is None else f"{found.dtype.name}{list(found.shape)}"
+                raise ArtifactRejected(
+                    "signature_mismatch",
+                    f"output {spec.name!r} of two rows is {seen}, "
+                    f"the model promises {spec.dtype}{[2, *spec.shape]}",
+                )
+
+
+def main() -> None:
+    """The child: read operations until the input ends."""
+    say: Callable[[object], None] = lambda message: print(json.dumps(message), flush=True)  # noqa: E731
+    request = _request.validate_json(sys.stdin.readline())
+    _limit(request.memory_bytes)
+    trial = _Trial(request)
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        operation = getattr(trial, arguments.pop("operation"))
+        try:
+            say({"result": operation(lambda share: say({"progress": share}), **arguments)})
+        except ArtifactRejected as error:
+            say({"error": str(error), "code": error.code})
+        except (GearshiftError, MemoryError, OSError, RuntimeError, ValueError) as error:
+            say({"error": f"{type(error).__name__}: {error}", "code": "load_failed"})
+
+
+if __name__ == "__main__":
+    main()
