@@ -5,13 +5,15 @@ functions of its own, a dynamic leading axis on every input and output. Imports 
 in a throw-away process for files that strangers sent. Source: ONNX IR specification.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from variants.errors import ArtifactRejected
-from variants.spec import TensorSpec
+from variants.spec import Dtype, TensorSpec
 
 REJECTIONS = (
     "format_not_allowed",
@@ -73,7 +75,10 @@ def check_onnx(path: Path) -> Signature:
             raise ArtifactRejected("format_not_allowed", f"this is {name}; only ONNX is allowed")
     if head[257:262] == b"ustar":
         raise ArtifactRejected("format_not_allowed", "this is a tar archive; only ONNX is allowed")
-    return _check_model(_parse(path))
+    try:
+        return _check_model(_parse(path))
+    except UnicodeDecodeError as error:
+        raise ArtifactRejected("malformed", f"a name in it is not UTF-8: {error}") from error
 
 
 def _parse(path: Path) -> Any:
@@ -113,10 +118,12 @@ def _check_model(model: Any) -> Signature:
         _check_tensors(graph)
     if model.functions:
         raise ArtifactRejected("custom_domain", "the file defines functions of its own")
+    if model.training_info:
+        raise ArtifactRejected("malformed", "the file holds training graphs")
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise ArtifactRejected("malformed", str(error).strip().splitlines()[0]) from error
+        raise ArtifactRejected("malformed", _first_line(error)) from error
     initialised = {tensor.name for tensor in model.graph.initializer}
     return Signature(
         inputs=tuple(_tensor(v) for v in model.graph.input if v.name not in initialised),
@@ -124,23 +131,39 @@ def _check_model(model: Any) -> Signature:
     )
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _check_tensors(graph: Any) -> None:
     import onnx
 
-    tensors = list(graph.initializer)
+    tensors, sparse = list(graph.initializer), list(graph.sparse_initializer)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 tensors.append(attribute.t)
             tensors.extend(attribute.tensors)
+            if attribute.HasField("sparse_tensor"):
+                sparse.append(attribute.sparse_tensor)
+            sparse.extend(attribute.sparse_tensors)
+    for tensor in sparse:
+        _check_dims("a sparse tensor", tensor.dims)
+        tensors += (tensor.values, tensor.indices)
     for tensor in tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ArtifactRejected("external_data", f"tensor {tensor.name!r} lies outside the file")
-        elements = 1
-        for size in tensor.dims:
-            elements *= size
-        if elements < 0 or elements > MAX_TENSOR_BYTES:
-            raise ArtifactRejected("too_large", f"tensor {tensor.name!r} has {elements} elements")
+        _check_dims(f"tensor {tensor.name!r}", tensor.dims)
+
+
+def _check_dims(name: str, dims: Iterable[int]) -> None:
+    elements = 1
+    for size in dims:
+        if size < 0:
+            raise ArtifactRejected("malformed", f"{name} has a dimension of {size}")
+        elements = min(elements * size, MAX_TENSOR_BYTES + 1)
+    if elements > MAX_TENSOR_BYTES:
+        raise ArtifactRejected("too_large", f"{name} has more than {MAX_TENSOR_BYTES} elements")
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
@@ -157,7 +180,6 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _tensor(value: Any) -> TensorSpec:
-    import onnx
 
     kind = value.type.tensor_type
     dims = kind.shape.dim
@@ -165,15 +187,31 @@ def _tensor(value: Any) -> TensorSpec:
         raise ArtifactRejected("signature_mismatch", f"{value.name!r} is not a batched tensor")
     if dims[0].HasField("dim_value"):
         raise ArtifactRejected(
-            "signature_mismatch", f"the batch axis of {value.name!r} is {dims[0].dim_value}, not dynamic"
+            "signature_mismatch",
+            f"the batch axis of {value.name!r} is {dims[0].dim_value}, not dynamic",
         )
     for dim in dims[1:]:
         if not dim.HasField("dim_value") or dim.dim_value <= 0:
             raise ArtifactRejected(
                 "signature_mismatch", f"only the first axis of {value.name!r} may be dynamic"
             )
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-    return TensorSpec(name=value.name, dtype=dtype, shape=tuple(d.dim_value for d in dims[1:]))
+    return TensorSpec(
+        name=value.name, dtype=_dtype(value), shape=tuple(d.dim_value for d in dims[1:])
+    )
+
+
+def _dtype(value: Any) -> Dtype:
+    import onnx
+
+    number = value.type.tensor_type.elem_type
+    allowed: tuple[Dtype, ...] = get_args(Dtype)
+    for dtype in allowed:
+        if number == onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)):
+            return dtype
+    raise ArtifactRejected(
+        "signature_mismatch",
+        f"the type of {value.name!r} is number {number}; allowed: {', '.join(allowed)}",
+    )
 
 
 def check_signature(

@@ -26,12 +26,17 @@ class EvaluationSet:
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
+        if self.labels.ndim != 1 or self.labels.dtype != np.int64:
+            found = f"{self.labels.dtype}{list(self.labels.shape)}"
+            raise Invalid(f"labels are {found}, they must be int64[n]", field="labels")
         n = len(self.labels)
         if n == 0:
             raise Invalid("the evaluation set is empty", field="labels")
         for name, rows in self.inputs.items():
-            if len(rows) != n:
-                raise Invalid(f"input {name!r} has {len(rows)} rows, labels {n}", field=name)
+            if rows.shape[:1] != (n,):
+                raise Invalid(
+                    f"input {name!r} has shape {list(rows.shape)} for {n} labels", field=name
+                )
 
     def batches(self, size: int) -> Iterator[tuple[dict[str, Tensor], NDArray[np.int64]]]:
         """Rows in order, `size` at a time; the last batch may be smaller."""

@@ -16,7 +16,7 @@ from variants.errors import Invalid
 from variants.profile import Accuracy, Profile
 from variants.spec import Name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower-case hex."""
 

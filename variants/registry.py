@@ -5,6 +5,8 @@ with many Pythons has a WAL corruption bug). Never called on the request path: t
 from a snapshot in memory.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +90,7 @@ class Registry:
 
         Raises `Conflict` where a model of this name promises other tensors or labels.
         """
-        with self._engine.begin() as db:
+        with self._change() as db:
             row = db.execute(select(tables.models).filter_by(name=spec.name)).first()
             if row is None:
                 db.execute(
@@ -126,8 +128,8 @@ class Registry:
         return _model(row)
 
     def set_reference(self, model: str, variant: str) -> None:
-        """Count accuracy drops from this variant. Raises `NotFound`, or `Conflict` if not active."""
-        with self._engine.begin() as db:
+        """Count accuracy drops from it. Raises `NotFound`, or `Conflict` where it is not active."""
+        with self._change() as db:
             if _variant(_one(db, model, variant)).state != "active":
                 raise Conflict(f"only an active variant can be the reference, {variant!r} is not")
             db.execute(update(tables.models).filter_by(name=model).values(reference=variant))
@@ -140,7 +142,7 @@ class Registry:
         """Register a variant. Raises `NotFound` for its model and `Conflict` for a taken name."""
         self.model(model)
         try:
-            with self._engine.begin() as db:
+            with self._change() as db:
                 db.execute(
                     insert(tables.variants).values(
                         model=model,
@@ -151,7 +153,7 @@ class Registry:
                         created_at=_now(),
                     )
                 )
-                _record(db, model, name, None, "registered", actor, reason)
+                _record(db, model, name, None, "registered", actor=actor, reason=reason)
         except IntegrityError:
             raise Conflict(
                 f"variant {name!r} of {model!r} exists, and variants are immutable: "
@@ -169,14 +171,14 @@ class Registry:
         manifest_id: str | None = None,
     ) -> None:
         """Move a variant to another state and record it. Raises `NotFound` or `Conflict`."""
-        with self._engine.begin() as db:
+        with self._change() as db:
             old = _variant(_one(db, model, name))
             check_transition(name, old.state, state)
             values: dict[str, Any] = {"state": state, "reason": reason}
             if manifest_id is not None:
                 values["manifest_id"] = manifest_id
             db.execute(update(tables.variants).filter_by(model=model, name=name).values(**values))
-            _record(db, model, name, old.state, state, actor, reason)
+            _record(db, model, name, old.state, state, actor=actor, reason=reason)
 
     def variants(self, model: str) -> tuple[VariantRecord, ...]:
         """The model's variants, by name."""
@@ -214,7 +216,7 @@ class Registry:
 
     def add_key(self, *, id: str, name: str, secret_hmac: str, scopes: frozenset[str]) -> None:
         """Store a key's HMAC."""
-        with self._engine.begin() as db:
+        with self._change() as db:
             db.execute(
                 insert(tables.keys).values(
                     id=id,
@@ -227,7 +229,7 @@ class Registry:
 
     def revoke_key(self, id: str) -> None:
         """End a key. Raises `NotFound` for one that does not exist or has ended."""
-        with self._engine.begin() as db:
+        with self._change() as db:
             done = db.execute(
                 update(tables.keys).filter_by(id=id, revoked_at=None).values(revoked_at=_now())
             )
@@ -250,13 +252,26 @@ class Registry:
                 for row in rows
             )
 
+    @contextmanager
+    def _change(self) -> Iterator[Connection]:
+        """One transaction that holds the write lock from its first statement.
+
+        What it reads stays true until it commits, and schema changes are undone with the rest:
+        the driver by itself begins a transaction only at the first INSERT or UPDATE.
+        """
+        with self._engine.begin() as db:
+            db.exec_driver_sql("BEGIN IMMEDIATE")
+            yield db
+
     def _migrate(self) -> None:
         with self._engine.connect() as db:
-            found = None
-            if inspect(db).has_table("alembic_version"):
-                found = db.scalar(text("SELECT version_num FROM alembic_version"))
-        if found == SCHEMA_REVISION:
-            return
+            if _revision(db) == SCHEMA_REVISION:
+                return
+        with self._change() as db:
+            self._upgrade(db)
+
+    def _upgrade(self, db: Connection) -> None:
+        found = _revision(db)
         if found is not None and found > SCHEMA_REVISION:
             raise GearshiftError(
                 f"the registry has schema {found}, newer than this program's {SCHEMA_REVISION}; "
@@ -267,9 +282,15 @@ class Registry:
 
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._engine.begin() as db:
-            config.attributes["connection"] = db
-            command.upgrade(config, "head")
+        config.attributes["connection"] = db
+        command.upgrade(config, "head")
+
+
+def _revision(db: Connection) -> str | None:
+    if not inspect(db).has_table("alembic_version"):
+        return None
+    found: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -297,6 +318,7 @@ def _record(
     variant: str,
     old: State | None,
     new: State,
+    *,
     actor: str,
     reason: str,
 ) -> None:

@@ -9,13 +9,14 @@ whole file or none.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from variants import manifest as manifests
 from variants.errors import Invalid, NotFound, StorageFull
@@ -25,8 +26,8 @@ from variants.manifest import Artifact, Manifest
 class Incoming:
     """A blob being written: `write` chunks, then `publish` under the digest that was promised."""
 
-    def __init__(self, store: "Store", file: BinaryIO, path: Path) -> None:
-        self._store = store
+    def __init__(self, blob_path: Callable[[str], Path], file: BinaryIO, path: Path) -> None:
+        self._blob_path = blob_path
         self._file = file
         self._path = path
         self._hash = hashlib.sha256()
@@ -50,10 +51,7 @@ class Incoming:
                 f"the bytes have SHA-256 {digest}, but {expected_digest} was promised",
                 field="digest",
             )
-        with storage_errors():
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            _rename(self._path, self._store.blob_path(digest))
+        _publish(self._file, self._path, self._blob_path(digest))
         return digest
 
 
@@ -83,14 +81,8 @@ class Store:
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
         """A blob to write in chunks; it vanishes unless it is published."""
-        with storage_errors():
-            handle, name = tempfile.mkstemp(dir=self.root / "incoming")
-        path = Path(name)
-        try:
-            with open(handle, "wb") as file:
-                yield Incoming(self, file, path)
-        finally:
-            path.unlink(missing_ok=True)
+        with self._aside() as (file, path):
+            yield Incoming(self.blob_path, file, path)
 
     def put_file(self, path: Path) -> Artifact:
         """Publish a copy of an ONNX file."""
@@ -107,13 +99,10 @@ class Store:
 
     def put_manifest(self, manifest: Manifest) -> None:
         """Publish a manifest under its id, replacing older measurements of the same variant."""
-        with storage_errors():
-            handle, name = tempfile.mkstemp(dir=self.root / "incoming")
-            with open(handle, "wb") as file:
+        with self._aside() as (file, path):
+            with storage_errors():
                 file.write(manifests.dumps(manifest))
-                file.flush()
-                os.fsync(file.fileno())
-            _rename(Path(name), self._manifest_path(manifest.id))
+            _publish(file, path, self._manifest_path(manifest.id))
 
     def manifest(self, manifest_id: str) -> Manifest:
         """The manifest with this id. Raises `NotFound`, or `Invalid` when it is damaged."""
@@ -123,18 +112,43 @@ class Store:
             raise NotFound(f"no manifest {manifest_id}") from None
 
     def sweep(self) -> None:
-        """Remove what an interrupted writer left behind. Call while nobody writes."""
+        """Remove what writers that died left behind; files still being written stay."""
         for path in (self.root / "incoming").iterdir():
+            with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+    @contextmanager
+    def _aside(self) -> Iterator[tuple[BinaryIO, Path]]:
+        """A file of its own, locked while it is written and gone afterwards."""
+        path = self.root / "incoming" / uuid4().hex
+        try:
+            with storage_errors():
+                file = path.open("xb")
+            with file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield file, path
+        finally:
             path.unlink(missing_ok=True)
 
     def _manifest_path(self, manifest_id: str) -> Path:
         return self.root / "manifests" / f"{manifest_id}.json"
 
 
-def _rename(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
+def _publish(file: BinaryIO, path: Path, target: Path) -> None:
+    """Put the finished file where readers look for it, so that a power cut cannot undo it."""
+    with storage_errors():
+        file.flush()
+        os.fsync(file.fileno())
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            _sync_folder(target.parent.parent)
+        path.replace(target)
+        _sync_folder(target.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -36,7 +36,7 @@ def load(path: Path, model: type[Model], context: dict[str, Any] | None = None) 
 def describe(error: ValidationError, path: Path, text: str, model: type[BaseModel]) -> str:
     """The first problem in one line: `plan.toml:12: build.epoch: unknown key; nearest: epochs`."""
     first = error.errors()[0]
-    loc = tuple(part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    loc = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
     where = f"{path}:{line_of(text, loc)}"
     name = ".".join(str(part) for part in loc)
     if first["type"] == "extra_forbidden":
@@ -80,7 +80,10 @@ def _keys_beside(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str
     here: Any = schema
     for part in loc[:-1]:
         here = _resolve(schema, here)
-        here = here.get("items", {}) if isinstance(part, int) else here.get("properties", {}).get(part, {})
+        if isinstance(part, int):
+            here = here.get("items", {})
+        else:
+            here = here.get("properties", {}).get(part, {})
     return list(_resolve(schema, here).get("properties", {}))
 
 

@@ -24,9 +24,7 @@ def load(path: Path, threads: int) -> Session:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return _Session(
-        onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    )
+    return _Session(onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]))
 
 
 class _Session:
