@@ -1,0 +1,23 @@
+"""Pure choice: which variants may answer a request, and which one does when a worker is free.
+
+Map
+---
+- `constraints.py` what a caller asks for: bounds, which of them are soft, the objective
+- `candidate.py`   one variant as the router sees it: measured numbers and whether it may serve
+- `fleet.py`       the load: workers, and requests that wait
+- `estimate.py`    when would this request finish: work ahead plus a quantile of service time
+- `admission.py`   at arrival: `admit` answers admitted, infeasible or overloaded
+- `judge.py`       one candidate against every bound, on an idle machine
+- `relax.py`       after a refusal: the binding bound and the cheapest single relaxation
+- `decision.py`    what admission answers, with every reason
+- `dispatch.py`    when a worker is free: order, drop the hopeless, ask the policy
+- `view.py`        what a policy sees and what it answers
+- `policies/`      one file per policy; the file name is the registration
+- `lookahead.py`   does the queue still make its deadlines after this choice
+- `batching.py`    which queued requests may share one run
+- `ranking.py`     what "best" means for each objective; ties break by variant id
+- `explain.py`     numbers and sentences for people
+
+No I/O, no clock, no randomness: time comes in as `now_s`, so equal inputs give equal answers and
+the live gateway and a simulator run the same objects. Knows nothing of HTTP, processes or storage.
+"""

@@ -1,0 +1,24 @@
+"""What "best" means for each objective."""
+
+import math
+
+from router.candidate import Candidate
+from router.constraints import Objective
+
+
+def preference(objective: Objective, candidate: Candidate, finish_s: float) -> tuple[float, str]:
+    """Sort key: the best candidate for this objective comes first, ties by variant id.
+
+    accuracy: highest measured value. cost: fewest dollars. latency: earliest `finish_s`.
+    What is unmeasured comes last.
+    """
+    match objective:
+        case "accuracy":
+            accuracy = candidate.accuracy
+            score = math.inf if accuracy is None else -accuracy.value
+        case "cost":
+            cost = candidate.cost_usd_per_million
+            score = math.inf if cost is None else cost
+        case "latency":
+            score = finish_s
+    return (score, candidate.variant)
