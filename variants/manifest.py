@@ -89,12 +89,28 @@ def digest_json(value: object) -> str:
 
 
 def manifest_id(
-    *, parent: str | None, recipe: tuple[Step, ...], tools: Mapping[str, str], artifact: Artifact
+    *,
+    model: str,
+    variant: str,
+    parent: str | None,
+    recipe: tuple[Step, ...],
+    tools: Mapping[str, str],
+    artifact: Artifact,
 ) -> str:
-    """The identity of a variant: SHA-256 over parent, recipe, tool versions and artifact."""
+    """The identity of a variant: SHA-256 over its names, parent, recipe, tools and artifact.
+
+    The names are part of it, because the same bytes may be registered twice under two names.
+    """
     steps = [{"technique": step.technique, "config": dict(step.config)} for step in recipe]
     return digest_json(
-        {"parent": parent, "recipe": steps, "tools": dict(tools), "artifact": artifact.digest}
+        {
+            "model": model,
+            "variant": variant,
+            "parent": parent,
+            "recipe": steps,
+            "tools": dict(tools),
+            "artifact": artifact.digest,
+        }
     )
 
 

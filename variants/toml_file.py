@@ -56,10 +56,12 @@ def line_of(text: str, loc: tuple[int | str, ...]) -> int:
     table: tuple[int | str, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
-            table = tuple(part.strip(" \"'") for part in header[1].split("."))
+            table = ()
+            for part in header[1].split("."):
+                table = (*_element(table, counts), part.strip(" \"'"))
             if line.lstrip().startswith("[["):
-                index = counts[table] = counts.get(table, -1) + 1
-                table = (*table, index)
+                counts[table] = counts.get(table, -1) + 1
+                table = _element(table, counts)
             place = table
         elif key := _KEY.match(line):
             place = (*table, *(part.strip(" \"'") for part in key[1].split(".")))
@@ -68,6 +70,13 @@ def line_of(text: str, loc: tuple[int | str, ...]) -> int:
         if place == loc[: len(place)] and len(place) > best_depth:
             best_line, best_depth = number, len(place)
     return best_line
+
+
+def _element(
+    table: tuple[int | str, ...], counts: dict[tuple[int | str, ...], int]
+) -> tuple[int | str, ...]:
+    """The latest element of an array of tables; any other table is itself."""
+    return (*table, counts[table]) if table in counts else table
 
 
 def _dotted(error: ValidationError) -> str:

@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Everything installs into .venv, once.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := app compressors router variants
+CHECKED := $(PACKAGES) tests examples benchmarks deploy
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check lock clean
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/installed-build ## build, measure and serve a ladder of variants (ARGS=--no-serve to stop after)
+	@$(BIN)/gearshift demo $(ARGS)
+
+serve: $(VENV)/installed-serve ## start the gateway (ARGS="--port 8000 …")
+	@$(BIN)/gearshift serve $(ARGS)
+
+test: $(VENV)/installed-dev ## run the tests, quick ones first (ARGS="-k router …")
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/installed-dev ## format, lint, types, layers and dependencies
+	@$(BIN)/ruff format --check --quiet --diff $(wildcard $(CHECKED))
+	@$(BIN)/ruff check --quiet $(wildcard $(CHECKED))
+	@$(BIN)/mypy $(foreach package,$(PACKAGES),-p $(package))
+	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 4
+	@$(BIN)/deptry .
+
+lock: $(BIN)/python ## write the lock files anew from pyproject.toml
+	@$< deploy/lock.py
+
+clean: ## remove what was installed and what tools cached
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp per set of packages: nothing runs while lock and project are older than it.
+$(VENV)/installed-serve: requirements.lock
+$(VENV)/installed-build: requirements-build.lock
+$(VENV)/installed-dev: requirements-dev.lock
+$(VENV)/installed-%: pyproject.toml $(BIN)/python
+	@echo "Installing what '$*' needs into $(VENV) (once; the first time downloads packages)"
+	@$(BIN)/python -m pip install -qq --no-compile --no-input -r $(filter %.lock,$^) --editable .
+	@touch $@
+
+$(BIN)/python:
+	@deploy/venv.sh $(VENV)

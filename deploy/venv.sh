@@ -1,0 +1,15 @@
+#!/bin/sh
+# Make a virtual environment at $1 with the first Python that is new enough.
+set -eu
+
+for python in python3 python3.14 python3.13 python3.12 python3.11; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+            echo "$python cannot make virtual environments: apt-get install python3-venv" >&2
+            exit 1
+        fi
+        exec "$python" -m venv "$1"
+    fi
+done
+echo "Gearshift needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2
+exit 1

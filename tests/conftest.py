@@ -1,0 +1,68 @@
+"""Fixtures for every package. Builders of models and data that take arguments: `tests/models.py`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from variants import evaluation
+from variants.data_folder import DataFolder, open_data_folder
+from variants.registry import Registry
+from variants.spec import ModelSpec
+from variants.store import Store
+
+LATE = ("end_to_end", "faults")
+"""Folders whose tests take seconds each; they run after all others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: what is marked slow or lies in a late folder goes to the end."""
+    items.sort(key=_slow)
+
+
+def _slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None or any(
+        folder in item.path.parts for folder in LATE
+    )
+
+
+@pytest.fixture
+def tiny_onnx(tmp_path: Path) -> Path:
+    """A real ONNX file: Linear 4→3."""
+    return models.tiny_onnx(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture
+def tiny_spec() -> ModelSpec:
+    """What `tiny_onnx` promises."""
+    return models.tiny_spec()
+
+
+@pytest.fixture
+def tiny_evaluation(tmp_path: Path) -> Path:
+    """100 labelled rows as a safetensors file; `tiny_onnx` gets 90 of them right."""
+    path = tmp_path / "evaluation.safetensors"
+    path.write_bytes(evaluation.dumps(models.tiny_evaluation(100, wrong=10)))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "data")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """An empty registry."""
+    opened = Registry(tmp_path / "data" / "registry.sqlite3")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path) -> Iterator[DataFolder]:
+    """An empty data folder."""
+    with open_data_folder(tmp_path / "data") as folder:
+        yield folder

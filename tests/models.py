@@ -1,0 +1,151 @@
+"""Small real ONNX files and what a model promises about them, for tests of every package.
+
+    path = tiny_onnx(tmp_path / "tiny.onnx")              # Linear 4→3, dynamic batch, opset 20
+    spec = tiny_spec("flowers")                           # the promise that this file keeps
+    evaluation = tiny_evaluation(rows=100)                # rows with the labels that it gives
+
+`graph` and `model` build other files from nodes, mostly ones that must be refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from variants.evaluation import EvaluationSet
+from variants.spec import ModelSpec, TensorSpec
+
+FEATURES = 4
+CLASSES = 3
+LABELS = ("setosa", "versicolor", "virginica")
+BATCH = "batch"
+"""The dynamic leading axis."""
+
+
+def weights(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight `[4, 3]` and bias `[3]` of the tiny classifier."""
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(FEATURES, CLASSES)).astype(np.float32)
+    return weight, rng.normal(size=CLASSES).astype(np.float32)
+
+
+def tensor(name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> Any:
+    """A graph input or output."""
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def graph(
+    nodes: Iterable[Any],
+    *,
+    inputs: Iterable[Any] | None = None,
+    outputs: Iterable[Any] | None = None,
+    initializers: Iterable[Any] = (),
+) -> Any:
+    """A graph; by default from `x [batch, 4]` to `logits [batch, 3]`."""
+    return helper.make_graph(
+        list(nodes),
+        "tiny",
+        [tensor("x", [BATCH, FEATURES])] if inputs is None else list(inputs),
+        [tensor("logits", [BATCH, CLASSES])] if outputs is None else list(outputs),
+        list(initializers),
+    )
+
+
+def model(graph: Any, *, opset: int = 20, domains: Sequence[str] = (), **fields: Any) -> Any:
+    """A model around a graph, with version 1 of further operator domains."""
+    opsets = [helper.make_opsetid("", opset)]
+    opsets += [helper.make_opsetid(domain, 1) for domain in domains]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9, **fields)
+
+
+def linear(seed: int = 0) -> Any:
+    """The tiny classifier: `logits = x · weight + bias`."""
+    weight, bias = weights(seed)
+    return model(
+        graph(
+            [helper.make_node("Gemm", ["x", "weight", "bias"], ["logits"])],
+            initializers=[
+                numpy_helper.from_array(weight, "weight"),
+                numpy_helper.from_array(bias, "bias"),
+            ],
+        )
+    )
+
+
+def save(model: Any, path: Path) -> Path:
+    """Write a model without asking whether it is sound."""
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def tiny_onnx(path: Path, *, seed: int = 0) -> Path:
+    """The tiny classifier as a file; every seed gives other bytes with the same signature."""
+    onnx.checker.check_model(built := linear(seed))
+    return save(built, path)
+
+
+def slow_onnx(path: Path, *, iterations: int) -> Path:
+    """The tiny classifier's signature, after a loop of that many multiplications."""
+    size = 256
+    square = numpy_helper.from_array(np.eye(size, dtype=np.float32), "square")
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "square"], ["next"]),
+            helper.make_node("Identity", ["go"], ["go_on"]),
+        ],
+        "body",
+        [
+            tensor("i", [], TensorProto.INT64),
+            tensor("go", [], TensorProto.BOOL),
+            tensor("state", [size, size]),
+        ],
+        [tensor("go_on", [], TensorProto.BOOL), tensor("next", [size, size])],
+    )
+    weight, bias = weights()
+    nodes = [
+        helper.make_node("Loop", ["count", "", "square"], ["end"], body=body),
+        helper.make_node("ReduceMax", ["end"], ["one"], keepdims=0),
+        helper.make_node("Mul", ["x", "one"], ["scaled"]),
+        helper.make_node("Gemm", ["scaled", "weight", "bias"], ["logits"]),
+    ]
+    initializers = [
+        square,
+        numpy_helper.from_array(np.array(iterations, dtype=np.int64), "count"),
+        numpy_helper.from_array(weight, "weight"),
+        numpy_helper.from_array(bias, "bias"),
+    ]
+    return save(model(graph(nodes, initializers=initializers)), path)
+
+
+def tiny_spec(name: str = "tiny") -> ModelSpec:
+    """What `tiny_onnx` keeps: `x float32[4]` to `logits float32[3]`, three labels."""
+    return ModelSpec(
+        name=name,
+        task="classification",
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(FEATURES,)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(CLASSES,)),),
+        labels=LABELS,
+    )
+
+
+def tiny_rows(rows: int, seed: int = 1) -> NDArray[np.float32]:
+    """Random inputs `[rows, 4]`."""
+    return np.random.default_rng(seed).normal(size=(rows, FEATURES)).astype(np.float32)
+
+
+def tiny_logits(x: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
+    """What `tiny_onnx` of that seed answers for `x`."""
+    weight, bias = weights(seed)
+    return x @ weight + bias
+
+
+def tiny_evaluation(rows: int = 100, *, wrong: int = 0) -> EvaluationSet:
+    """Rows labelled by the tiny classifier itself, the first `wrong` of them wrongly."""
+    x = tiny_rows(rows)
+    labels = tiny_logits(x).argmax(axis=1).astype(np.int64)
+    labels[:wrong] = (labels[:wrong] + 1) % CLASSES
+    return EvaluationSet(inputs={"x": x}, labels=labels)
