@@ -1,4 +1,4 @@
-"""Fixtures for every package. Builders of models and data that take arguments: `tests/models.py`."""
+"""Fixtures for every package. Builders that take arguments are in `tests/models.py`."""
 
 from collections.abc import Iterator
 from pathlib import Path

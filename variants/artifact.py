@@ -33,6 +33,9 @@ OPSETS = range(17, 24)
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """`com.microsoft` holds ONNX Runtime's own quantised operators; no code comes with the file."""
 
+_WIDTHS = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+"""Bytes per element by `TensorProto.DataType`; types that share bytes are left out."""
+
 _FOREIGN = {
     b"\x80\x02": "pickle",
     b"\x80\x03": "pickle",
@@ -153,10 +156,18 @@ def _check_tensors(graph: Any) -> None:
     for tensor in tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ArtifactRejected("external_data", f"tensor {tensor.name!r} lies outside the file")
-        _check_dims(f"tensor {tensor.name!r}", tensor.dims)
+        name = f"tensor {tensor.name!r}"
+        elements = _check_dims(name, tensor.dims)
+        width = _WIDTHS.get(tensor.data_type)
+        if width and tensor.HasField("raw_data") and len(tensor.raw_data) != elements * width:
+            raise ArtifactRejected(
+                "malformed",
+                f"{name} has {len(tensor.raw_data)} bytes for {elements} elements of {width}",
+            )
 
 
-def _check_dims(name: str, dims: Iterable[int]) -> None:
+def _check_dims(name: str, dims: Iterable[int]) -> int:
+    """Elements of a tensor with these dimensions."""
     elements = 1
     for size in dims:
         if size < 0:
@@ -164,6 +175,7 @@ def _check_dims(name: str, dims: Iterable[int]) -> None:
         elements = min(elements * size, MAX_TENSOR_BYTES + 1)
     if elements > MAX_TENSOR_BYTES:
         raise ArtifactRejected("too_large", f"{name} has more than {MAX_TENSOR_BYTES} elements")
+    return elements
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

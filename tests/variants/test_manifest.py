@@ -36,7 +36,14 @@ PROFILE = Profile(
     measured_at="2026-01-02T03:04:05+00:00",
 )
 MANIFEST = Manifest(
-    id=manifests.manifest_id(parent="b" * 64, recipe=RECIPE, tools=TOOLS, artifact=ARTIFACT),
+    id=manifests.manifest_id(
+        model="fashion",
+        variant="int8",
+        parent="b" * 64,
+        recipe=RECIPE,
+        tools=TOOLS,
+        artifact=ARTIFACT,
+    ),
     model="fashion",
     variant="distilled-int8",
     parent="b" * 64,
@@ -109,8 +116,10 @@ def test_every_manifest_survives_a_round_trip(
     assert manifests.loads(manifests.dumps(manifest)) == manifest
 
 
-def test_identity_covers_parent_recipe_tools_and_artifact() -> None:
+def test_identity_covers_names_parent_recipe_tools_and_artifact() -> None:
     facts: dict[str, Any] = {
+        "model": "fashion",
+        "variant": "int8",
         "parent": "b" * 64,
         "recipe": RECIPE,
         "tools": TOOLS,
@@ -119,12 +128,14 @@ def test_identity_covers_parent_recipe_tools_and_artifact() -> None:
     other_artifact = Artifact(digest="e" * 64, size_bytes=1234, format="onnx")
     ids = {
         manifests.manifest_id(**facts),
+        manifests.manifest_id(**{**facts, "model": "digits"}),
+        manifests.manifest_id(**{**facts, "variant": "int8-again"}),
         manifests.manifest_id(**{**facts, "parent": None}),
         manifests.manifest_id(**{**facts, "recipe": RECIPE[::-1]}),
         manifests.manifest_id(**{**facts, "tools": {**TOOLS, "torch": "2.13.1"}}),
         manifests.manifest_id(**{**facts, "artifact": other_artifact}),
     }
-    assert len(ids) == 5
+    assert len(ids) == 7
 
 
 @given(configs)
