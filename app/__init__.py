@@ -1,0 +1,20 @@
+"""The gateway: one endpoint over every variant of every model.
+
+Map
+---
+- `factory.py`       `create_app(settings)`: everything is constructed here and handed down
+- `gateway.py`       one request from constraints to answer; the routes are thin edges over it
+- `catalog.py`       the immutable snapshot of models and variants that requests are routed by
+- `engine/`          deadline queues, worker processes, leases, online correction
+- `body.py`          request bodies to tensors; `images.py` decodes pictures
+- `headers.py`       RFC 9651 request headers to `Constraints`, and the reply's headers
+- `errors.py`        the one table from errors to statuses; RFC 9457 problem documents
+- `access.py`        which scope each route needs, keys and their check
+- `registration.py`  new variants: check, trial, profile, activate, deactivate
+- `metrics.py`       every Prometheus series, recorded in one place
+- `decisions.py`     the last decisions, for `GET /v1/decisions/{id}`
+- `routes/`          one file per group of routes; `schemas.py` and `openapi.py` describe them
+- `settings.py`      every option, once; `cli.py`, `serve.py`, `doctor.py`, `demo.py` are commands
+
+Knows nothing of how variants are built; never imports torch.
+"""

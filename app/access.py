@@ -1,0 +1,128 @@
+"""Who may do what: keys, scopes, and the one table from routes to scopes.
+
+A key is `gs_<id>_<secret>`; only HMAC-SHA-256(pepper, secret) is stored. The pepper is a random
+file beside the registry that no backup of the registry contains.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from app.errors import Forbidden, Unauthenticated
+from variants.errors import Conflict
+from variants.registry import KeyRecord, Registry
+
+Scope = Literal["infer", "read", "admin", "metrics"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+Need = Scope | Literal["public"]
+
+ROUTES: Mapping[tuple[str, str], Need] = {
+    ("POST", "/infer"): "infer",
+    ("POST", "/v1/route"): "infer",
+    ("GET", "/v1/decisions/{id}"): "read",
+    ("GET", "/v1/models"): "read",
+    ("GET", "/v1/models/{model}"): "read",
+    ("GET", "/v1/models/{model}/variants"): "read",
+    ("GET", "/v1/models/{model}/variants/{variant}"): "read",
+    ("POST", "/v1/models/{model}/variants"): "admin",
+    ("POST", "/v1/models/{model}/variants/{variant}/activate"): "admin",
+    ("POST", "/v1/models/{model}/variants/{variant}/deactivate"): "admin",
+    ("PUT", "/v1/models/{model}/reference"): "admin",
+    ("PUT", "/v1/blobs/{digest}"): "admin",
+    ("GET", "/v1/keys"): "admin",
+    ("POST", "/v1/keys"): "admin",
+    ("DELETE", "/v1/keys/{id}"): "admin",
+    ("GET", "/metrics"): "metrics",
+    ("GET", "/healthz"): "public",
+    ("GET", "/readyz"): "public",
+    ("GET", "/openapi.json"): "public",
+}
+"""What each route needs. A route that is not here cannot be added to the app."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Who sent a request. `name` goes into histories; it is never a secret."""
+
+    id: str
+    name: str
+    scopes: frozenset[str]
+
+
+ANYONE = Caller(id="-", name="anyone", scopes=frozenset(SCOPES))
+"""The caller of a loopback gateway that asks for no keys."""
+
+
+class Keys:
+    """The valid keys in memory, and the check against them."""
+
+    def __init__(self, registry: Registry, pepper: bytes, *, required: bool) -> None:
+        self._registry = registry
+        self._pepper = pepper
+        self._required = required
+        self._valid: dict[str, KeyRecord] = {}
+
+    def refresh(self) -> None:
+        """Read the keys again, so that those made or revoked elsewhere count."""
+        self._valid = {key.id: key for key in self._registry.keys() if key.revoked_at is None}
+
+    def create(self, name: str, scopes: frozenset[str]) -> str:
+        """Make a key and return it; it cannot be shown again."""
+        id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+        self._registry.add_key(
+            id=id, name=name, secret_hmac=self._hmac(secret), scopes=scopes
+        )
+        self.refresh()
+        return f"gs_{id}_{secret}"
+
+    def revoke(self, id: str) -> None:
+        """End a key. Raises `NotFound`, or `Conflict` for the last one with the scope `admin`."""
+        self.refresh()
+        admins = {key.id for key in self._valid.values() if "admin" in key.scopes}
+        if admins == {id}:
+            raise Conflict("this is the last admin key: make another one first")
+        self._registry.revoke_key(id)
+        self.refresh()
+
+    def check(self, authorization: list[str], need: Need) -> Caller:
+        """The caller behind the `Authorization` headers of one request.
+
+        Raises `Unauthenticated` for anything but one valid bearer key, `Forbidden` for one without
+        the scope. Unknown, wrong and revoked keys take the same path and cannot be told apart.
+        """
+        if not self._required or need == "public":
+            return ANYONE
+        if len(authorization) != 1:
+            raise Unauthenticated("send one header 'Authorization: Bearer gs_…'")
+        scheme, _, token = authorization[0].partition(" ")
+        prefix, _, rest = token.strip().partition("_")
+        id, _, secret = rest.partition("_")
+        key = self._valid.get(id)
+        expected = key.secret_hmac if key is not None else "0" * 64
+        matches = hmac.compare_digest(self._hmac(secret), expected)
+        if scheme.lower() != "bearer" or prefix != "gs" or key is None or not matches:
+            raise Unauthenticated("the key is not valid")
+        if need not in key.scopes:
+            raise Forbidden(f"this needs a key with the scope {need!r}")
+        return Caller(id=key.id, name=f"key {key.id} ({key.name})", scopes=key.scopes)
+
+    def _hmac(self, secret: str) -> str:
+        return hmac.new(self._pepper, secret.encode(errors="replace"), hashlib.sha256).hexdigest()
+
+
+def open_keys(registry: Registry, folder: Path, *, required: bool) -> Keys:
+    """The keys of a data folder; its pepper is made on first use, readable by the owner only."""
+    path = folder / "pepper"
+    try:
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    keys = Keys(registry, path.read_bytes(), required=required)
+    keys.refresh()
+    return keys

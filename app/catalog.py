@@ -1,0 +1,128 @@
+"""The immutable snapshot of models and variants that requests are routed by.
+
+Built from registry and store at start and after each admin change, then swapped in one
+assignment, so that no request ever waits for the database or sees half a change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from router.candidate import Candidate
+from variants.cost import Prices, usd_per_million
+from variants.data_folder import DataFolder
+from variants.errors import NotFound
+from variants.lifecycle import State
+from variants.manifest import Manifest
+from variants.registry import ModelRecord
+from variants.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedVariant:
+    """An active variant: its manifest and its prior as the router sees it."""
+
+    manifest: Manifest
+    candidate: Candidate
+
+    @property
+    def key(self) -> str:
+        """What workers know it by."""
+        return self.manifest.id
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """A model with its active variants; `others` are known but not routable, with their state."""
+
+    record: ModelRecord
+    variants: Mapping[str, ServedVariant]
+    others: Mapping[str, State]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's promise to its clients."""
+        return self.record.spec
+
+    def without(self, variant: str) -> "ServedModel":
+        """The same model, no longer routing to `variant`."""
+        rest = {name: served for name, served in self.variants.items() if name != variant}
+        return ServedModel(
+            record=self.record, variants=rest, others={**self.others, variant: "draining"}
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Catalog:
+    """Every model by name."""
+
+    models: Mapping[str, ServedModel] = field(default_factory=dict)
+
+    def model(self, name: str) -> ServedModel:
+        """One model. Raises `NotFound`."""
+        try:
+            return self.models[name]
+        except KeyError:
+            raise NotFound(f"no model {name!r}") from None
+
+    def replace(self, model: ServedModel) -> "Catalog":
+        """The same catalog with one model renewed."""
+        return Catalog(models={**self.models, model.spec.name: model})
+
+    def served(self) -> dict[str, ServedVariant]:
+        """Every active variant by its key."""
+        return {v.key: v for model in self.models.values() for v in model.variants.values()}
+
+
+def read_model(data: DataFolder, name: str, prices: Prices) -> ServedModel:
+    """One model as registry and store have it now. Raises `NotFound`."""
+    record = data.registry.model(name)
+    active: dict[str, ServedVariant] = {}
+    others: dict[str, State] = {}
+    for variant in data.registry.variants(name):
+        if variant.state == "active" and variant.manifest_id is not None:
+            manifest = data.store.manifest(variant.manifest_id)
+            active[variant.name] = ServedVariant(
+                manifest=manifest, candidate=candidate(manifest, prices)
+            )
+        else:
+            others[variant.name] = variant.state
+    return ServedModel(record=record, variants=active, others=others)
+
+
+def read(data: DataFolder, prices: Prices) -> Catalog:
+    """All models as registry and store have them now."""
+    names = [record.spec.name for record in data.registry.models()]
+    return Catalog(models={name: read_model(data, name, prices) for name in names})
+
+
+def candidate(manifest: Manifest, prices: Prices) -> Candidate:
+    """A variant's measured numbers as the router takes them."""
+    profile = manifest.profile
+    if profile is None:
+        return Candidate(
+            variant=manifest.variant,
+            accuracy=manifest.accuracy,
+            cost_usd_per_million=None,
+            service={},
+        )
+    return Candidate(
+        variant=manifest.variant,
+        accuracy=manifest.accuracy,
+        cost_usd_per_million=cost_usd_per_million(manifest, prices),
+        service=profile.latency_s,
+        load_s=profile.load_s,
+    )
+
+
+def cost_usd_per_million(manifest: Manifest, prices: Prices) -> float | None:
+    """What a million single inferences cost here, None for an unmeasured variant."""
+    profile = manifest.profile
+    if profile is None:
+        return None
+    return usd_per_million(
+        prices,
+        service_s=profile.latency_s[1].p50,
+        batch=1,
+        threads=profile.threads,
+        memory_bytes=profile.memory_bytes,
+    )

@@ -1,0 +1,210 @@
+"""`gearshift`: every command of the product. Heavy imports stay inside the commands."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app import settings as settings_module
+from app.settings import Settings
+from compressors import cli as compressors_cli
+from variants.cost import Prices
+from variants.errors import GearshiftError
+
+app = typer.Typer(
+    name="gearshift",
+    help="One inference endpoint, many compressed variants of each model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+variants_app = typer.Typer(help="What the data folder holds.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
+config_app = typer.Typer(help="The options in force.", no_args_is_help=True)
+app.add_typer(variants_app, name="variants")
+app.add_typer(keys_app, name="keys")
+app.add_typer(config_app, name="config")
+compressors_cli.register(app)
+
+SCOPES = "infer,read,admin,metrics"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """What every command may use."""
+
+    settings: Settings
+    origin: dict[str, str]
+    config: Path | None
+
+    @property
+    def data_dir(self) -> Path:
+        """The data folder."""
+        return self.settings.data_dir
+
+    @property
+    def prices(self) -> Prices:
+        """What this host costs."""
+        return self.settings.prices.prices()
+
+
+@app.callback()
+def common(
+    ctx: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of store and registry.")] = None,
+) -> None:
+    """Options that every command takes."""
+    settings, origin = settings_module.load(config, {"data_dir": data_dir})
+    ctx.obj = Context(settings=settings, origin=origin, config=config)
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Dispatch policy.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of store and registry.")] = None,
+    require_keys: Annotated[
+        bool | None, typer.Option(help="Ask callers for a key; off only on loopback.")
+    ] = None,
+) -> None:
+    """Serve every active variant behind POST /infer."""
+    from app.serve import serve as run
+
+    obj: Context = ctx.obj
+    flags = {
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "policy": policy,
+        "data_dir": data_dir or (obj.data_dir if "data_dir" in obj.origin else None),
+        "require_keys": require_keys,
+    }
+    settings, _ = settings_module.load(obj.config, flags)
+    run(settings, lambda url: print(f"gearshift listens on {url}", file=sys.stderr))
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context, json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
+) -> None:
+    """Check this machine and say what is missing for what."""
+    from app.doctor import examine, show
+
+    checks = examine(ctx.obj.data_dir)
+    show(checks, as_json=json_)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    serve: Annotated[bool, typer.Option(help="Keep serving after the sample requests.")] = True,
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
+) -> None:
+    """Build the Fashion-MNIST ladder, serve it, and ask it with different budgets."""
+    from app.demo import run
+
+    run(ctx.obj.settings, port=port, keep_serving=serve)
+
+
+@variants_app.command("list")
+def variants_list(
+    ctx: typer.Context, json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
+) -> None:
+    """Every variant of every model with its state and measurements."""
+    from app.inventory import list_variants
+
+    list_variants(ctx.obj.data_dir, ctx.obj.prices, as_json=json_)
+
+
+@variants_app.command("show")
+def variants_show(ctx: typer.Context, model: str, variant: str) -> None:
+    """One variant's record, history and manifest, as JSON."""
+    from app.inventory import show_variant
+
+    show_variant(ctx.obj.data_dir, model, variant)
+
+
+@keys_app.command("create")
+def keys_create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    scopes: Annotated[str, typer.Option(help=f"Some of {SCOPES}.")] = "infer,read",
+) -> None:
+    """Make a key and print it; it cannot be shown again."""
+    from app.access import open_keys
+    from variants.data_folder import open_data_folder
+
+    wanted = frozenset(scope.strip() for scope in scopes.split(",") if scope.strip())
+    if unknown := wanted - set(SCOPES.split(",")):
+        raise typer.BadParameter(f"unknown scope {min(unknown)!r}; allowed: {SCOPES}")
+    with open_data_folder(ctx.obj.data_dir) as data:
+        print(open_keys(data.registry, data.root, required=True).create(name, wanted))
+
+
+@keys_app.command("list")
+def keys_list(ctx: typer.Context) -> None:
+    """Every key without its secret, as JSON lines."""
+    from variants.data_folder import open_data_folder
+
+    with open_data_folder(ctx.obj.data_dir) as data:
+        for key in data.registry.keys():
+            print(
+                json.dumps(
+                    {
+                        "id": key.id,
+                        "name": key.name,
+                        "scopes": sorted(key.scopes),
+                        "created_at": key.created_at.isoformat(),
+                        "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
+                    }
+                )
+            )
+
+
+@keys_app.command("revoke")
+def keys_revoke(ctx: typer.Context, id: str) -> None:
+    """End a key; a running gateway notices within a second."""
+    from app.access import open_keys
+    from variants.data_folder import open_data_folder
+
+    with open_data_folder(ctx.obj.data_dir) as data:
+        open_keys(data.registry, data.root, required=True).revoke(id)
+
+
+@config_app.command("show")
+def config_show(
+    ctx: typer.Context,
+    origin: Annotated[bool, typer.Option(help="Say where each value comes from.")] = False,
+) -> None:
+    """Every option with its value."""
+    obj: Context = ctx.obj
+    values: dict[str, Any] = obj.settings.model_dump(mode="json")
+    for name, value in values.items():
+        source = f"   # {obj.origin.get(name, 'default')}" if origin else ""
+        print(f"{name} = {json.dumps(value)}{source}")
+
+
+def main() -> None:
+    """The command line; errors of the user's making are one line and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except GearshiftError as error:
+        print(f"gearshift: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

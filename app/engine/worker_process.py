@@ -1,0 +1,115 @@
+"""The child process that holds sessions and runs one batch at a time.
+
+`python -m app.engine.worker_process FD PARENT_PID` reads frames from the inherited socket. Operations:
+
+    load    key, path, runtime, threads  → loaded (load_s) | failed (error)
+    unload  key                          → unloaded
+    run     id, key + input tensors      → done (run_s) + output tensors | error (error)
+
+Loading happens on a thread of its own, so it never blocks a batch. The process ends with its
+parent: at the socket's end, or by the parent-death signal (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+import ctypes
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.engine import frames
+from variants import runtimes
+from variants.runtimes import Session, Tensors
+
+PR_SET_PDEATHSIG = 1
+
+
+class WorkerProcess:
+    """Sessions by key, and the socket to the gateway."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._reader = channel.makefile("rb", buffering=1 << 16)
+        self._sending = threading.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._loader = ThreadPoolExecutor(max_workers=1)
+
+    def serve(self) -> None:
+        """Answer frames until the gateway closes the socket."""
+        while prefix := self._reader.read(frames.PREFIX.size):
+            header_bytes, payload_bytes = frames.sizes(prefix)
+            header = self._reader.read(header_bytes)
+            message, tensors = frames.unpack(header, self._reader.read(payload_bytes))
+            operation = message.pop("op")
+            if operation == "run":
+                self._run(message["id"], message["key"], tensors)
+            elif operation == "load":
+                self._loader.submit(self._load, message)
+            else:
+                self._loader.submit(self._unload, message["key"])
+
+    def _run(self, id: int, key: str, inputs: Tensors) -> None:
+        start = time.perf_counter()
+        try:
+            outputs = self._sessions[key].run(inputs)
+        except Exception as error:  # a runtime may raise anything; the batch fails, not the worker
+            self._send({"op": "error", "id": id, "error": _words(error)})
+            return
+        self._send({"op": "done", "id": id, "run_s": time.perf_counter() - start}, outputs)
+
+    def _load(self, message: dict[str, Any]) -> None:
+        key = message["key"]
+        start = time.perf_counter()
+        try:
+            runtime = runtimes.find(message["runtime"])
+            session = runtime.load(Path(message["path"]), message["threads"])
+            session.run({n: np.zeros((1, *s), d) for n, d, s in message["inputs"]})  # warm
+        except Exception as error:
+            self._send({"op": "failed", "key": key, "error": _words(error)})
+            return
+        self._sessions[key] = session
+        gc.collect()
+        gc.freeze()
+        self._send({"op": "loaded", "key": key, "load_s": time.perf_counter() - start})
+
+    def _unload(self, key: str) -> None:
+        self._sessions.pop(key, None)
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        self._send({"op": "unloaded", "key": key})
+
+    def _send(self, header: dict[str, Any], tensors: Tensors | None = None) -> None:
+        parts = frames.pack(header, tensors)
+        with self._sending:
+            for part in parts:
+                self._channel.sendall(part)
+
+
+def _words(error: Exception) -> str:
+    """The first line of an error, without paths that the gateway's callers must not see."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300] if text else ''}"
+
+
+def main() -> None:
+    """Run until the parent goes."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.getppid() != int(sys.argv[2]):
+        return  # the parent ended before the signal was asked for
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with socket.socket(fileno=int(sys.argv[1])) as channel:
+        WorkerProcess(channel).serve()
+
+
+if __name__ == "__main__":
+    main()

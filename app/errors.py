@@ -1,0 +1,200 @@
+"""The one table from errors to HTTP statuses, and RFC 9457 problem documents.
+
+Every refusal leaves the gateway as `application/problem+json` with `type`, `title`, `status`,
+`detail`, `code` and `request_id`, and with more members where they help (`field`, `decision`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app.engine.engine import DeadlinePassed, Draining, QueueFull
+from app.engine.worker import LoadFailed, RunFailed, WorkerLost
+from router.decision import Decision, Verdict
+from variants.errors import ArtifactRejected, Conflict, Invalid, NotFound, StorageFull
+
+CONTENT_TYPE = "application/problem+json"
+
+
+class Malformed(Invalid):
+    """A body or header that cannot be understood."""
+
+
+class TensorMismatch(Invalid):
+    """Well-formed input that does not fit the model's signature."""
+
+
+class TooLarge(Exception):
+    """The body is larger than the gateway takes."""
+
+
+class WrongContentType(Exception):
+    """A content type or encoding that this route does not take."""
+
+
+class BodyTimeout(Exception):
+    """The body did not arrive in time."""
+
+
+class Unauthenticated(Exception):
+    """No key, or not a valid one. Says nothing about which."""
+
+
+class Forbidden(Exception):
+    """The key lacks the scope."""
+
+
+class Refused(Exception):
+    """The router's decision was not to admit; `id` finds it again."""
+
+    def __init__(self, decision: Decision, id: str) -> None:
+        super().__init__(decision.message)
+        self.decision = decision
+        self.id = id
+
+
+class Infeasible(Refused):
+    """No variant can meet the budget even when idle."""
+
+
+class Overloaded(Refused):
+    """Feasible, but not under the present load."""
+
+
+class VariantDisabled(Exception):
+    """The pinned variant exists and is not active."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One refusal, ready to be sent."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, Any] = field(default_factory=dict)
+
+    def body(self, request_id: str) -> bytes:
+        """The problem document."""
+        return orjson.dumps(
+            {
+                "type": f"urn:gearshift:problem:{self.code}",
+                "title": self.title,
+                "status": self.status,
+                "detail": self.detail,
+                "code": self.code,
+                "request_id": request_id,
+                **self.members,
+            },
+            option=orjson.OPT_NON_STR_KEYS,
+        )
+
+
+TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (Malformed, 400, "malformed", "The request cannot be understood"),
+    (Unauthenticated, 401, "unauthenticated", "A valid key is needed"),
+    (Forbidden, 403, "forbidden", "The key does not allow this"),
+    (NotFound, 404, "not-found", "No such thing"),
+    (BodyTimeout, 408, "body-timeout", "The body did not arrive in time"),
+    (VariantDisabled, 409, "variant-disabled", "The variant is not active"),
+    (Conflict, 409, "conflict", "The present state does not allow this"),
+    (TooLarge, 413, "too-large", "The body is too large"),
+    (WrongContentType, 415, "unsupported-media-type", "This content is not taken here"),
+    (TensorMismatch, 422, "tensor-mismatch", "The input does not fit the model's signature"),
+    (Infeasible, 422, "constraints-infeasible", "No variant can meet this budget"),
+    (ArtifactRejected, 422, "artifact-rejected", "The artifact cannot be used"),
+    (LoadFailed, 422, "load-failed", "The workers could not load the artifact"),
+    (Invalid, 422, "invalid", "The request says something that cannot be"),
+    (RunFailed, 502, "run-failed", "The runtime failed on this input"),
+    (WorkerLost, 502, "worker-lost", "The worker was lost during the call"),
+    (Overloaded, 503, "overloaded", "The budget cannot be met under the present load"),
+    (QueueFull, 503, "queue-full", "Too many bytes wait already"),
+    (Draining, 503, "draining", "The gateway is shutting down"),
+    (DeadlinePassed, 504, "deadline-passed", "The deadline passed in the queue; the work was dropped"),
+    (StorageFull, 507, "storage-full", "The artifact store is full"),
+)
+"""Error, status, code, title. The first row whose type matches holds; anything else is a 500."""
+
+
+def problem_for(error: BaseException) -> Problem:
+    """The refusal for an error, with its headers and members."""
+    if isinstance(error, WorkerLost) and error.cause == "hang":
+        return Problem(
+            status=504,
+            code="worker-hung",
+            title="The worker did not answer in time and was replaced",
+            detail="The variant hung on this batch.",
+        )
+    if isinstance(error, ArtifactRejected) and error.code == "format_not_allowed":
+        return Problem(
+            status=415, code="format-not-allowed", title="Only ONNX is taken", detail=str(error)
+        )
+    for kind, status, code, title in TABLE:
+        if isinstance(error, kind):
+            return Problem(
+                status=status,
+                code=code,
+                title=title,
+                detail=str(error) or f"{title}.",
+                headers=_headers(error, status),
+                members=_members(error),
+            )
+    return Problem(
+        status=500,
+        code="internal",
+        title="This is a bug in the gateway",
+        detail="Please report it with the request id.",
+    )
+
+
+def _headers(error: BaseException, status: int) -> dict[str, str]:
+    match error:
+        case Unauthenticated():
+            return {"WWW-Authenticate": 'Bearer realm="gearshift"'}
+        case Infeasible():
+            return {"x-should-retry": "false"}
+        case Overloaded():
+            seconds = error.decision.retry_after_s or 1.0
+            return {"Retry-After": str(max(1, math.ceil(seconds)))}
+    return {"Retry-After": "1"} if status in (502, 503) else {}
+
+
+def _members(error: BaseException) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    if isinstance(error, Invalid) and error.field is not None:
+        members["field"] = error.field
+    if isinstance(error, ArtifactRejected):
+        members["reason"] = error.code
+    if isinstance(error, Refused):
+        members["decision_id"] = error.id
+        members["binding"] = error.decision.binding
+        members["relaxation"] = error.decision.relaxation
+        members["candidates"] = [verdict_json(v) for v in error.decision.verdicts]
+    return members
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """One candidate with its estimate and every reason against it, as the API shows it."""
+    return {
+        "variant": verdict.variant,
+        "feasible": verdict.feasible,
+        "predicted_latency_ms": milliseconds(verdict.predicted_latency_s),
+        "idle_latency_ms": milliseconds(verdict.idle_latency_s),
+        "cost_usd_per_million": verdict.cost_usd_per_million,
+        "accuracy": verdict.accuracy,
+        "accuracy_low": verdict.accuracy_low,
+        "rejections": [
+            {"bound": r.bound, "limit": r.limit, "found": r.found, "detail": r.detail}
+            for r in verdict.rejections
+        ],
+    }
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """Milliseconds with three decimals, None for None or infinity."""
+    return None if seconds is None or math.isinf(seconds) else round(seconds * 1000, 3)

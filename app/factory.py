@@ -1,0 +1,223 @@
+"""`create_app(settings)`: everything is constructed here and handed down."""
+
+import asyncio
+import gc
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from app import catalog, openapi
+from app.access import ROUTES, Keys, open_keys
+from app.decisions import Decisions
+from app.engine.engine import Engine
+from app.errors import CONTENT_TYPE, TABLE, Problem, problem_for
+from app.gateway import Gateway
+from app.http_edge import Edge
+from app.metrics import Metrics
+from app.registration import Registration
+from app.routes import blobs, decisions, health, keys, models
+from app.routes.infer import InferEndpoint
+from app.services import Services
+from app.settings import Settings
+from router import policies
+from variants.data_folder import DataFolder
+from variants.profile import host_fingerprint
+
+log = structlog.get_logger()
+
+KEYS_REFRESH_S = 0.5
+LAG_INTERVAL_S = 0.5
+
+
+def create_app(settings: Settings, data: DataFolder) -> FastAPI:
+    """The gateway over an open data folder.
+
+    Raises `Invalid` for an open address without keys or an unknown policy.
+    """
+    settings.check_address()
+    metrics = Metrics()
+    prefix = secrets.token_hex(4)
+    engine = Engine(
+        store=data.store,
+        policy=policies.find(settings.policy),
+        metrics=metrics,
+        workers=settings.workers,
+        threads=settings.threads,
+        hang_s=settings.hang_s,
+        max_queue_bytes=settings.max_queue_bytes,
+    )
+    remembered = Decisions()
+    gateway = Gateway(
+        engine=engine,
+        metrics=metrics,
+        decisions=remembered,
+        prices=settings.prices.prices(),
+        queue_limit=settings.queue_limit,
+        max_latency_s=settings.max_latency_s,
+        id_prefix=prefix,
+    )
+    services = Services(
+        settings=settings,
+        data=data,
+        engine=engine,
+        gateway=gateway,
+        registration=Registration(
+            data=data,
+            engine=engine,
+            metrics=metrics,
+            prices=settings.prices.prices(),
+            threads=settings.threads,
+        ),
+        keys=open_keys(data.registry, data.root, required=settings.require_keys),
+        decisions=remembered,
+        metrics=metrics,
+        host=host_fingerprint(),
+    )
+    app = FastAPI(
+        title="Gearshift",
+        summary="One endpoint, many gears: each request gets the variant that fits its budget.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+        dependencies=[Depends(_authorize)],
+    )
+    app.state.services = services
+    app.router.routes.append(
+        Route(
+            "/infer",
+            InferEndpoint(
+                gateway=gateway, keys=services.keys, metrics=metrics, settings=settings
+            ),
+            methods=["POST"],
+        )
+    )
+    for group in (models, blobs, decisions, keys, health):
+        app.include_router(group.router)
+    openapi.install(app)
+    _install_errors(app)
+    app.add_middleware(Edge, metrics=metrics, id_prefix=prefix)
+    check_routes(app.routes)
+    return app
+
+
+def check_routes(routes: list[BaseRoute]) -> None:
+    """Raise `LookupError` for a route whose scope is not in the access table: default deny."""
+    for route in routes:
+        if isinstance(route, Route | APIRoute):
+            for method in (route.methods or set()) - {"HEAD"}:
+                if (method, route.path) not in ROUTES:
+                    raise LookupError(f"{method} {route.path} has no scope in app.access.ROUTES")
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    services.data.store.sweep()
+    services.registration.recover()
+    served = catalog.read(services.data, services.settings.prices.prices())
+    services.engine.start(served)
+    tasks = [
+        asyncio.create_task(_refresh_keys(services.keys)),
+        asyncio.create_task(_watch_lag(services.metrics)),
+    ]
+    gc.collect()
+    gc.freeze()
+    yield
+    for task in tasks:
+        task.cancel()
+    await services.registration.stop()
+    await services.engine.stop(services.settings.drain_s)
+
+
+async def _refresh_keys(keys: Keys) -> None:
+    """Notice keys that the command line made or revoked."""
+    while True:
+        await asyncio.sleep(KEYS_REFRESH_S)
+        try:
+            await asyncio.to_thread(keys.refresh)
+        except Exception as error:  # the database may be locked; the known keys go on
+            log.warning("keys_not_refreshed", error=str(error))
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    while True:
+        start = time.monotonic()
+        await asyncio.sleep(LAG_INTERVAL_S)
+        metrics.loop_lag(time.monotonic() - start - LAG_INTERVAL_S)
+
+
+async def _authorize(request: Request) -> None:
+    """Hold every route against the access table; a route that is not in it is refused."""
+    services: Services = request.app.state.services
+    need = ROUTES[request.method if request.method != "HEAD" else "GET", request.scope["route"].path]
+    request.state.caller = services.keys.check(request.headers.getlist("authorization"), need)
+
+
+def _install_errors(app: FastAPI) -> None:
+    for kind in {row[0] for row in TABLE} | {Exception}:
+        app.add_exception_handler(kind, _raised)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+
+
+async def _raised(request: Request, error: Exception) -> Response:
+    problem = problem_for(error)
+    services: Services = request.app.state.services
+    if problem.status == 500:
+        log.error("bug", exc_info=error, request_id=request.scope["gearshift.request_id"])
+    if problem.status in (401, 403):
+        services.metrics.auth_failed("key" if problem.status == 401 else "scope")
+    return _document(request, problem)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    codes = {404: "not-found", 405: "method-not-allowed"}
+    return _document(
+        request,
+        Problem(
+            status=error.status_code,
+            code=codes.get(error.status_code, "malformed"),
+            title=str(error.detail),
+            detail=f"{request.method} {request.url.path[:200]}: {error.detail}.",
+            headers=error.headers or {},
+        ),
+    )
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """A control route's input: 400 for broken JSON, 422 naming the field otherwise."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:])
+    malformed = first["type"] == "json_invalid"
+    return _document(
+        request,
+        Problem(
+            status=400 if malformed else 422,
+            code="malformed" if malformed else "invalid",
+            title="The request cannot be understood" if malformed else "A field is wrong",
+            detail=f"{field}: {first['msg']}" if field else str(first["msg"]),
+            members={"field": field},
+        ),
+    )
+
+
+def _document(request: Request, problem: Problem) -> Response:
+    request.scope["gearshift.code"] = problem.code
+    return Response(
+        problem.body(request.scope["gearshift.request_id"]),
+        status_code=problem.status,
+        media_type=CONTENT_TYPE,
+        headers=dict(problem.headers),
+    )

@@ -1,0 +1,218 @@
+"""One request from constraints to answer. Every protocol edge calls `Gateway.infer`."""
+
+import time
+from dataclasses import dataclass, replace
+
+from app.catalog import ServedModel
+from app.decisions import DecisionRecord, Decisions
+from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
+from app.engine.worker import RunFailed, WorkerLost
+from app.errors import Infeasible, Overloaded, VariantDisabled
+from app.metrics import Metrics
+from router.admission import admit
+from router.constraints import Constraints
+from router.decision import Decision, Verdict
+from router.fleet import Queued
+from variants.cost import Prices, usd_per_million
+from variants.errors import NotFound
+from variants.runtimes import Tensors
+
+OVERHEAD_WEIGHT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """An answer with what was promised and what it took."""
+
+    id: str
+    answer: Answer
+    decision: Decision
+    predicted: Verdict
+    reason: str
+    total_s: float
+    cost_usd_per_million: float
+
+    @property
+    def overhead_s(self) -> float:
+        """Time that was neither waiting nor inference: the gateway's own."""
+        return max(0.0, self.total_s - self.answer.queue_s - self.answer.run_s)
+
+
+class Gateway:
+    """Admission, queueing and bookkeeping over one engine."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        metrics: Metrics,
+        decisions: Decisions,
+        prices: Prices,
+        queue_limit: int,
+        max_latency_s: float,
+        id_prefix: str,
+    ) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._decisions = decisions
+        self._prices = prices
+        self._queue_limit = queue_limit
+        self._max_latency_s = max_latency_s
+        self._id_prefix = id_prefix
+
+    def model(self, name: str) -> ServedModel:
+        """A model that is served now. Raises `NotFound`."""
+        return self._engine.catalog.model(name)
+
+    def route(self, model: ServedModel, constraints: Constraints, rows: int) -> Decision:
+        """What would be decided now, without deciding it.
+
+        Raises `NotFound` for an unknown variant in the allow-list and `VariantDisabled` where every
+        one that it names is not active.
+        """
+        _check_allowed(model, constraints)
+        name = model.spec.name
+        return admit(
+            constraints,
+            self._engine.candidates(model),
+            reference=model.record.reference,
+            queue=self._engine.queue(name),
+            workers=self._engine.workers(name),
+            now_s=time.monotonic(),
+            rows=rows,
+            overhead_s=self._engine.overhead_s,
+            queue_limit=self._queue_limit,
+        )
+
+    async def infer(
+        self,
+        model: ServedModel,
+        inputs: Tensors,
+        constraints: Constraints,
+        *,
+        arrival_s: float,
+    ) -> Reply:
+        """Route and run one request that arrived at `arrival_s` (monotonic clock).
+
+        `inputs` are whole tensors `[rows, …]` that fit the model. Raises what `route` raises, and
+        `Infeasible`, `Overloaded`, `QueueFull`, `Draining`, `DeadlinePassed`, `RunFailed` or
+        `WorkerLost`. Cancelling it takes the request out of the queue.
+        """
+        rows = len(next(iter(inputs.values())))
+        number = self._engine.next_id()
+        id = f"{self._id_prefix}-{number:x}"
+        decision = self.route(model, constraints, rows)
+        record = DecisionRecord(
+            id=id,
+            model=model.spec.name,
+            constraints=constraints,
+            decision=decision,
+            variant=None,
+            queue_s=None,
+            run_s=None,
+            total_s=None,
+        )
+        self._decisions.add(record)
+        self._refuse(record)
+        limit_s = constraints.max_latency_s
+        queued = Queued(
+            id=number,
+            arrival_s=arrival_s,
+            deadline_s=arrival_s + (self._max_latency_s if limit_s is None else limit_s),
+            drop_late=limit_s is None or constraints.is_hard("max_latency"),
+            urgency=constraints.urgency,
+            rows=rows,
+            eligible=decision.eligible,
+            objective=decision.objective,
+            percentile=constraints.latency_percentile,
+        )
+        answer = await self._answer(model, queued, inputs)
+        return self._settle(record, constraints, answer, arrival_s)
+
+    def _refuse(self, record: DecisionRecord) -> None:
+        decision = record.decision
+        if decision.outcome == "infeasible":
+            self._metrics.infeasible(record.model, decision.binding or "none")
+            raise Infeasible(decision, record.id)
+        if decision.outcome == "overloaded":
+            self._metrics.rejected(record.model, "admission")
+            raise Overloaded(decision, record.id)
+
+    async def _answer(self, model: ServedModel, queued: Queued, inputs: Tensors) -> Answer:
+        name = model.spec.name
+        try:
+            return await self._engine.submit(model, queued, inputs)
+        except DeadlinePassed:
+            self._metrics.failed(name, "timeout")
+            raise
+        except (RunFailed, WorkerLost):
+            self._metrics.failed(name, "upstream_error")
+            raise
+        except (QueueFull, Draining) as error:
+            self._metrics.rejected(name, "memory" if isinstance(error, QueueFull) else "draining")
+            raise
+
+    def _settle(
+        self,
+        record: DecisionRecord,
+        constraints: Constraints,
+        answer: Answer,
+        arrival_s: float,
+    ) -> Reply:
+        name = answer.variant.manifest.variant
+        total_s = time.monotonic() - arrival_s
+        predicted = next(v for v in record.decision.verdicts if v.variant == name)
+        profile = answer.variant.manifest.profile
+        cost = usd_per_million(
+            self._prices,
+            service_s=answer.run_s,
+            batch=answer.batch_rows,
+            threads=profile.threads if profile is not None else 1,
+            memory_bytes=profile.memory_bytes if profile is not None else 0,
+        )
+        reply = Reply(
+            id=record.id,
+            answer=answer,
+            decision=record.decision,
+            predicted=predicted,
+            reason=_reason(record.decision, name),
+            total_s=total_s,
+            cost_usd_per_million=cost,
+        )
+        self._engine.overhead_s += OVERHEAD_WEIGHT * (reply.overhead_s - self._engine.overhead_s)
+        self._decisions.add(
+            replace(
+                record, variant=name, queue_s=answer.queue_s, run_s=answer.run_s, total_s=total_s
+            )
+        )
+        self._metrics.decided(record.model, name, reply.reason)
+        self._metrics.answered(
+            record.model,
+            name,
+            queue_s=answer.queue_s,
+            overhead_s=reply.overhead_s,
+            cost_usd=cost / 1e6,
+        )
+        limit_s = constraints.max_latency_s
+        if limit_s is not None and total_s > limit_s and constraints.is_hard("max_latency"):
+            self._metrics.violated(record.model, name, "max_latency")
+        return reply
+
+
+def _reason(decision: Decision, variant: str) -> str:
+    """The admission's reason, or `load` where the queue made another eligible variant better."""
+    if decision.reason is None or variant != decision.preferred:
+        return "load"
+    return decision.reason
+
+
+def _check_allowed(model: ServedModel, constraints: Constraints) -> None:
+    if constraints.variants is None:
+        return
+    for name in constraints.variants:
+        if name not in model.variants and name not in model.others:
+            known = ", ".join(sorted(model.variants)) or "none"
+            raise NotFound(f"model {model.spec.name!r} has no variant {name[:80]!r}; active: {known}")
+    if not any(name in model.variants for name in constraints.variants):
+        states = ", ".join(f"{name} is {model.others[name]}" for name in constraints.variants)
+        raise VariantDisabled(f"no variant of the allow-list is active: {states}")

@@ -1,0 +1,253 @@
+"""Request headers to `Constraints`, and a reply's headers: RFC 9651 structured fields.
+
+| header | type | parameters |
+|---|---|---|
+| `Infer-Max-Latency-Ms` | number > 0 | `pctl` (50 to 99), `soft` |
+| `Infer-Max-Cost` | number ≥ 0, US dollars per million inferences | `soft` |
+| `Infer-Min-Accuracy` | number ≥ 0 | `soft`, `point` |
+| `Infer-Max-Accuracy-Drop` | number ≥ 0, percentage points | `soft` |
+| `Infer-Objective` | token `accuracy`, `cost` or `latency` | |
+| `Infer-Variants` | list of strings or tokens | |
+| `Infer-Model` | string or token | |
+| `Infer-Explain` | boolean | |
+| `Prefer` (RFC 7240) | `handling=strict` or `handling=lenient` | |
+| `Priority` (RFC 9218) | dictionary with `u` from 0 to 7 | |
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, cast, get_args
+
+import http_sf
+from http_sf import StructuredFieldError, Token
+
+from router.constraints import Bound, Constraints, Objective
+from variants.errors import Invalid
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+_KNOWN = frozenset(
+    {
+        b"infer-model",
+        b"infer-max-latency-ms",
+        b"infer-max-cost",
+        b"infer-min-accuracy",
+        b"infer-max-accuracy-drop",
+        b"infer-objective",
+        b"infer-variants",
+        b"infer-explain",
+    }
+)
+_READ = _KNOWN | {b"prefer", b"priority"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InferHeaders:
+    """What the headers of one inference request say."""
+
+    model: str | None
+    constraints: Constraints
+    explain: bool
+    handling: str | None
+    """The `handling` preference as it was sent, to be echoed."""
+    clamped: bool
+    """Whether the deadline was cut to the longest that the gateway allows."""
+
+
+def parse(raw: RawHeaders, *, max_latency_s: float) -> InferHeaders:
+    """Read the request headers; deadlines above `max_latency_s` are clamped to it.
+
+    Raises `Invalid` naming the header that is malformed, unknown or repeated.
+    """
+    relevant = tuple(
+        (name, value) for name, value in raw if name in _READ or name.startswith(b"infer-")
+    )
+    return _parse(relevant, max_latency_s)
+
+
+@lru_cache(maxsize=1024)
+def _parse(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> InferHeaders:
+    values: dict[bytes, bytes] = {}
+    for name, value in relevant:
+        if name not in _READ:
+            known = ", ".join(sorted(_display(k) for k in _KNOWN))
+            raise Invalid(f"unknown header {_display(name)}; known: {known}", field=_display(name))
+        if name in values and name in _KNOWN:
+            raise Invalid(f"{_display(name)} is repeated; send it once", field=_display(name))
+        values[name] = values[name] + b", " + value if name in values else value
+    soft: set[Bound] = set()
+    latency = _number(values, b"infer-max-latency-ms", "max_latency", soft, {"pctl"})
+    cost = _number(values, b"infer-max-cost", "max_cost", soft, set())
+    accuracy = _number(values, b"infer-min-accuracy", "min_accuracy", soft, {"point"})
+    drop = _number(values, b"infer-max-accuracy-drop", "max_accuracy_drop", soft, set())
+    handling = _handling(values.get(b"prefer"))
+    constraints = Constraints(
+        max_latency_s=None if latency is None else min(latency[0] / 1000, max_latency_s),
+        latency_percentile=_percentile(latency),
+        max_cost_usd_per_million=None if cost is None else cost[0],
+        min_accuracy=None if accuracy is None else accuracy[0],
+        accuracy_point=accuracy is not None and _flag(accuracy[1], "point", "Infer-Min-Accuracy"),
+        max_accuracy_drop_points=None if drop is None else drop[0],
+        soft=frozenset(soft),
+        objective=_objective(values.get(b"infer-objective")),
+        variants=_variants(values.get(b"infer-variants")),
+        lenient=handling == "lenient",
+        urgency=_urgency(values.get(b"priority")),
+    )
+    if constraints.max_latency_s == 0:
+        raise Invalid("Infer-Max-Latency-Ms must be greater than 0", field="Infer-Max-Latency-Ms")
+    return InferHeaders(
+        model=_text(values, b"infer-model"),
+        constraints=constraints,
+        explain=_boolean(values.get(b"infer-explain")),
+        handling=handling,
+        clamped=latency is not None and latency[0] / 1000 > max_latency_s,
+    )
+
+
+def reply_number(value: float) -> str:
+    """A bare decimal with at most three fractional digits."""
+    return http_sf.ser(_decimal(value))
+
+
+def reply_fields(fields: dict[str, int | float | bool | str]) -> str:
+    """A dictionary field with at most three fractional digits, such as `latency-ms=3.21`.
+
+    Text becomes a token where it can be one, otherwise a string.
+    """
+    out: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, float):
+            out[name] = (_decimal(value), {})
+        elif isinstance(value, str):
+            out[name] = (Token(value), {}) if value.replace("_", "").isalpha() else (value, {})
+        else:
+            out[name] = (value, {})
+    return http_sf.ser(out)
+
+
+def _decimal(value: float) -> Decimal:
+    return round(Decimal(min(value, 999_999_999_999.0)), 3)
+
+
+def _display(name: bytes) -> str:
+    return name.decode("latin-1").title()
+
+
+def _item(values: dict[bytes, bytes], name: bytes) -> tuple[Any, dict[str, Any]] | None:
+    if name not in values:
+        return None
+    try:
+        parsed = http_sf.parse(values[name], tltype="item")
+    except (StructuredFieldError, ValueError) as error:
+        raise _malformed(name, values[name], str(error)) from error
+    return cast(tuple[Any, dict[str, Any]], parsed)
+
+
+def _number(
+    values: dict[bytes, bytes], name: bytes, bound: Bound, soft: set[Bound], parameters: set[str]
+) -> tuple[float, dict[str, Any]] | None:
+    item = _item(values, name)
+    if item is None:
+        return None
+    value, found = item
+    if isinstance(value, bool) or not isinstance(value, int | Decimal) or value < 0:
+        raise _malformed(name, values[name], "a number of at least 0 is expected")
+    if unknown := found.keys() - parameters - {"soft"}:
+        allowed = ", ".join(sorted(parameters | {"soft"}))
+        raise _malformed(name, values[name], f"unknown parameter {min(unknown)!r}; allowed: {allowed}")
+    if _flag(found, "soft", _display(name)):
+        soft.add(bound)
+    return float(value), found
+
+
+def _percentile(latency: tuple[float, dict[str, Any]] | None) -> int:
+    if latency is None:
+        return 95
+    percentile = latency[1].get("pctl", 95)
+    if isinstance(percentile, bool) or not isinstance(percentile, int) or not 50 <= percentile <= 99:
+        raise Invalid(
+            f"Infer-Max-Latency-Ms: pctl is {percentile}; an integer from 50 to 99 is expected",
+            field="Infer-Max-Latency-Ms",
+        )
+    return percentile
+
+
+def _flag(parameters: dict[str, Any], name: str, header: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise Invalid(f"{header}: {name} takes no value, or ?0 or ?1", field=header)
+    return value
+
+
+def _objective(raw: bytes | None) -> Objective | None:
+    if raw is None:
+        return None
+    item = _item({b"infer-objective": raw}, b"infer-objective")
+    if item is None or str(item[0]) not in get_args(Objective) or item[1]:
+        raise _malformed(b"infer-objective", raw, "accuracy, cost or latency is expected")
+    return cast(Objective, str(item[0]))
+
+
+def _variants(raw: bytes | None) -> tuple[str, ...] | None:
+    if raw is None:
+        return None
+    try:
+        items = cast(list[tuple[Any, dict[str, Any]]], http_sf.parse(raw, tltype="list"))
+    except (StructuredFieldError, ValueError) as error:
+        raise _malformed(b"infer-variants", raw, str(error)) from error
+    names = [item[0] for item in items]
+    if not names or not all(isinstance(name, str | Token) for name in names):
+        raise _malformed(b"infer-variants", raw, 'names such as "int8", "fp16" are expected')
+    return tuple(dict.fromkeys(str(name) for name in names))
+
+
+def _handling(raw: bytes | None) -> str | None:
+    """The `handling` preference; other preferences may be ignored (RFC 7240, section 2)."""
+    for part in (raw or b"").decode("latin-1").split(","):
+        name, _, value = part.strip().partition("=")
+        if name.strip().lower() == "handling":
+            handling = value.split(";")[0].strip().strip('"').lower()
+            if handling not in ("strict", "lenient"):
+                raise Invalid(
+                    f"Prefer: handling is {handling!r}; strict or lenient is expected", field="Prefer"
+                )
+            return handling
+    return None
+
+
+def _urgency(raw: bytes | None) -> int:
+    """RFC 9218 asks to ignore what cannot be understood, so a bad value means the default, 3."""
+    if raw is None:
+        return 3
+    try:
+        value = cast(dict[str, Any], http_sf.parse(raw, tltype="dictionary")).get("u", (3, {}))[0]
+    except (StructuredFieldError, ValueError, TypeError):
+        return 3
+    return value if isinstance(value, int) and 0 <= value <= 7 else 3
+
+
+def _boolean(raw: bytes | None) -> bool:
+    if raw is None:
+        return False
+    item = _item({b"infer-explain": raw}, b"infer-explain")
+    if item is None or not isinstance(item[0], bool):
+        raise _malformed(b"infer-explain", raw, "?1 or ?0 is expected")
+    return item[0]
+
+
+def _text(values: dict[bytes, bytes], name: bytes) -> str | None:
+    item = _item(values, name)
+    if item is None:
+        return None
+    if not isinstance(item[0], str | Token):
+        raise _malformed(name, values[name], 'a name such as "fashion" is expected')
+    return str(item[0])
+
+
+def _malformed(name: bytes, raw: bytes, expected: str) -> Invalid:
+    shown = raw[:80].decode("latin-1")
+    header = _display(name)
+    return Invalid(f"{header}: {shown!r} is malformed: {expected}", field=header)

@@ -1,0 +1,153 @@
+"""Pure ASGI pieces around every route: request ids, limits, metrics, bodies and disconnects."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import CONTENT_TYPE, BodyTimeout, Problem, TooLarge, WrongContentType
+from app.metrics import Metrics
+
+log = structlog.get_logger()
+
+MAX_HEADERS = 100
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
+
+
+class Edge:
+    """Gives each request an id, refuses header floods, and counts and times every reply."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, id_prefix: str) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._id_prefix = id_prefix
+        self._count = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event; only HTTP is touched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        request_id = self._request_id(scope)
+        scope["gearshift.arrival_s"] = start
+        scope["gearshift.request_id"] = request_id
+        status = 499  # the caller left before a reply began
+
+        async def reply(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"], (b"x-request-id", request_id.encode())
+                ]
+            await send(message)
+
+        self._metrics.inflight(+1)
+        try:
+            if len(scope["headers"]) > MAX_HEADERS:
+                await send_problem(scope, reply, too_many_headers(len(scope["headers"])))
+            else:
+                await self._app(scope, receive, reply)
+        finally:
+            self._metrics.inflight(-1)
+            self._metrics.http(
+                getattr(scope.get("route"), "path", "_unmatched_"),
+                scope["method"] if scope["method"] in METHODS else "_other_",
+                status,
+                scope.get("gearshift.code", "ok" if status < 400 else "none"),
+                time.monotonic() - start,
+            )
+
+    def _request_id(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return str(value, "ascii")
+        self._count += 1
+        return f"{self._id_prefix}-r{self._count:x}"
+
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+def too_many_headers(count: int) -> Problem:
+    """The refusal of a header flood (RFC 6585, section 5)."""
+    return Problem(
+        status=431,
+        code="too-many-headers",
+        title="Too many headers",
+        detail=f"{count} headers; at most {MAX_HEADERS} are taken.",
+    )
+
+
+async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
+    """Answer with a problem document."""
+    scope["gearshift.code"] = problem.code
+    body = problem.body(scope["gearshift.request_id"])
+    await send_response(
+        send, problem.status, {"content-type": CONTENT_TYPE, **problem.headers}, body
+    )
+
+
+async def send_response(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
+    """Answer in one piece."""
+    raw = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in {**headers, "content-length": str(len(body))}.items()
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """Every value of a header, in order."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+async def body_chunks(
+    scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float
+) -> AsyncIterator[bytes]:
+    """The body as it arrives.
+
+    Raises `WrongContentType` for a compressed body, `TooLarge` beyond `max_bytes` (at once where
+    the length is declared), `BodyTimeout` after `timeout_s`, `ClientDisconnect` if the caller goes.
+    """
+    if any(v.lower() != "identity" for v in header_values(scope, b"content-encoding")):
+        raise WrongContentType("send the body without Content-Encoding")
+    declared = header_values(scope, b"content-length")
+    if declared and int(declared[0]) > max_bytes:
+        raise TooLarge(f"the body has {declared[0]} bytes; at most {max_bytes} are taken")
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message: dict[str, Any] = dict(await receive())
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > max_bytes:
+                    raise TooLarge(f"the body has more than {max_bytes} bytes")
+                yield chunk
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        raise BodyTimeout(f"the body did not end within {timeout_s:g} s") from None
+
+
+async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body. Raises as `body_chunks`."""
+    chunks = [c async for c in body_chunks(scope, receive, max_bytes=max_bytes, timeout_s=timeout_s)]
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def cancel_on_disconnect(receive: Receive, task: "asyncio.Task[Any]") -> None:
+    """Cancel the task when the caller leaves; run it beside the task, after the body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()

@@ -1,0 +1,83 @@
+"""`gearshift variants`: what the data folder holds, without a running gateway."""
+
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from app.schemas import VariantOut, variant_fields
+from variants import manifest as manifests
+from variants.cost import Prices
+from variants.data_folder import DataFolder, open_data_folder
+from variants.profile import host_fingerprint
+from variants.registry import Change, VariantRecord
+
+_records: TypeAdapter[VariantRecord] = TypeAdapter(VariantRecord)
+_history: TypeAdapter[tuple[Change, ...]] = TypeAdapter(tuple[Change, ...])
+
+
+def list_variants(data_dir: Path, prices: Prices, *, as_json: bool) -> None:
+    """Print every variant of every model."""
+    with open_data_folder(data_dir) as data:
+        found = _all(data, prices)
+    if as_json:
+        print(json.dumps([v.model_dump(mode="json") for v in found], indent=2))
+        return
+    table = Table(title=f"Variants in {data_dir}")
+    for column in ("model", "variant", "state", "technique", "runtime"):
+        table.add_column(column)
+    for column in ("accuracy", "p50 ms", "p95 ms", "MiB", "$ / million"):
+        table.add_column(column, justify="right")
+    for v in found:
+        latency = v.latency_ms[1] if v.latency_ms else None
+        table.add_row(
+            v.model,
+            v.variant + (" *" if v.reference else ""),
+            v.state,
+            v.technique or "",
+            v.runtime or "",
+            f"{v.accuracy.value:.4f}" if v.accuracy else "unmeasured",
+            f"{latency.p50:.3f}" if latency else "",
+            f"{latency.p95:.3f}" if latency else "",
+            f"{v.memory_bytes / 2**20:.1f}" if v.memory_bytes is not None else "",
+            f"{v.cost_usd_per_million:.4f}" if v.cost_usd_per_million is not None else "",
+        )
+    Console().print(table)
+    if any(v.reference for v in found):
+        print("* the reference, from which accuracy drops are counted")
+
+
+def show_variant(data_dir: Path, model: str, variant: str) -> None:
+    """Print one variant's record, history and manifest. Raises `NotFound`."""
+    with open_data_folder(data_dir) as data:
+        record = data.registry.variant(model, variant)
+        history = data.registry.history(model, variant)
+        manifest = None
+        if record.manifest_id is not None:
+            manifest = json.loads(manifests.dumps(data.store.manifest(record.manifest_id)))
+    shown = {
+        "record": _records.dump_python(record, mode="json"),
+        "history": _history.dump_python(history, mode="json"),
+        "manifest": manifest,
+    }
+    print(json.dumps(shown, indent=2))
+
+
+def _all(data: DataFolder, prices: Prices) -> list[VariantOut]:
+    host = host_fingerprint()
+    return [
+        VariantOut(
+            **variant_fields(
+                record,
+                data.store.manifest(record.manifest_id) if record.manifest_id else None,
+                reference=model.reference == record.name,
+                workers=0,
+                host=host,
+                prices=prices,
+            )
+        )
+        for model in data.registry.models()
+        for record in data.registry.variants(model.spec.name)
+    ]

@@ -1,0 +1,226 @@
+"""Every Prometheus series of the gateway: one object, one registry, recorded in one place.
+
+Base units, `_total` on counters; labels hold only names from the registry and words from our own
+enums, never what a caller sent.
+"""
+
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from variants.manifest import Manifest
+
+SECONDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+)  # fmt: skip
+RATIOS = (0.25, 0.5, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """The series, and one method for each thing that happens."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"gearshift_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"gearshift_{name}", text, labels, registry=registry)
+
+        def histogram(
+            name: str, text: str, buckets: tuple[float, ...], *labels: str
+        ) -> Histogram:
+            return Histogram(f"gearshift_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self._http_requests = counter(
+            "http_requests", "HTTP requests by route template.", "route", "method", "status_class", "code"
+        )
+        self._http_seconds = histogram(
+            "http_request_duration_seconds", "Whole HTTP request.", SECONDS, "route", "outcome"
+        )
+        self._inference_requests = counter(
+            "inference_requests", "Inference requests by outcome.", "model", "variant", "outcome"
+        )
+        self._inference_seconds = histogram(
+            "inference_duration_seconds", "Worker time of one batch.", SECONDS, "model", "variant", "outcome"
+        )
+        self._queue_seconds = histogram(
+            "queue_wait_seconds", "Wait before a worker took the request.", SECONDS, "model", "variant"
+        )
+        self._overhead_seconds = histogram(
+            "overhead_seconds", "Total minus queue minus inference: the gateway's own cost.", SECONDS
+        )
+        self._batch_rows = histogram("batch_size", "Rows in one batch.", ROWS, "model", "variant")
+        self._decisions = counter(
+            "router_decisions", "Admitted requests by reason.", "model", "variant", "reason"
+        )
+        self._infeasible = counter(
+            "router_infeasible", "Requests no variant can meet, by binding bound.", "model", "constraint"
+        )
+        self._estimate_error = histogram(
+            "router_latency_estimate_error_ratio", "Measured over predicted batch time.", RATIOS, "model", "variant"
+        )
+        self._violations = counter(
+            "constraint_violations", "Hard bounds promised and then missed.", "model", "variant", "constraint"
+        )
+        self._cost = counter("cost_usd", "Dollars of worker time.", "model", "variant", "basis")
+        self._rejected = counter("rejected", "Requests refused for lack of capacity.", "model", "cause")
+        self._client_closed = counter("client_closed", "Callers that left before their answer.")
+        self._worker_restarts = counter("worker_restarts", "Workers lost.", "worker", "cause")
+        self._load_seconds = histogram(
+            "model_load_duration_seconds", "Load, trial and warm-up of a variant.", LOAD_SECONDS, "format", "outcome"
+        )
+        self._switches = counter("variant_switch", "Activations and deactivations.", "model", "outcome")
+        self._switch_seconds = histogram(
+            "variant_switch_duration_seconds", "Time of an activation or deactivation.", SECONDS, "model", "outcome"
+        )
+        self._uploads = counter("uploads", "Artifacts uploaded.", "format", "outcome")
+        self._upload_bytes = counter("upload_bytes", "Bytes uploaded.", "format", "outcome")
+        self._auth_failures = counter("auth_failures", "Requests without a valid key or scope.", "reason")
+        self._queue_depth = gauge("queue_depth", "Requests waiting.", "model")
+        self._inflight = gauge("inflight_requests", "Requests between arrival and reply.")
+        self._worker_up = gauge("worker_up", "1 while the worker lives.", "worker")
+        self._worker_rss = gauge("worker_rss_bytes", "Resident memory of the worker.", "worker")
+        self._variant_healthy = gauge(
+            "variant_healthy", "1 while the variant is loaded and not quarantined.", "model", "variant"
+        )
+        self._variant_info = gauge(
+            "variant_info",
+            "What each active variant is.",
+            "model", "variant", "runtime", "format", "technique", "digest12",
+        )
+        self._ready = gauge("ready", "1 while the gateway is ready.")
+        self._loop_lag = histogram(
+            "event_loop_lag_seconds", "How late a timer of the event loop fired.", SECONDS
+        )
+        gauge("build_info", "Version of this gateway.", "version").labels(version("gearshift")).set(1)
+
+    def http(self, route: str, method: str, status: int, code: str, total_s: float) -> None:
+        """One HTTP request; `code` is the problem's code, or `ok`."""
+        self._http_requests.labels(route, method, f"{status // 100}xx", code).inc()
+        self._http_seconds.labels(route, _outcome(status)).observe(total_s)
+
+    def answered(
+        self, model: str, variant: str, *, queue_s: float, overhead_s: float, cost_usd: float
+    ) -> None:
+        """One request answered by a variant."""
+        self._inference_requests.labels(model, variant, "ok").inc()
+        self._queue_seconds.labels(model, variant).observe(queue_s)
+        self._overhead_seconds.observe(overhead_s)
+        self._cost.labels(model, variant, "measured").inc(cost_usd)
+
+    def failed(self, model: str, outcome: str) -> None:
+        """One admitted request without an answer: `timeout`, `worker_lost`, `client_closed` …"""
+        self._inference_requests.labels(model, "", outcome).inc()
+
+    def client_closed(self) -> None:
+        """One caller that left before its answer."""
+        self._client_closed.inc()
+
+    def batch(self, manifest: Manifest, *, rows: int, run_s: float, ratio: float) -> None:
+        """One batch that a worker ran; `ratio` is measured over predicted time."""
+        names = manifest.model, manifest.variant
+        self._inference_seconds.labels(*names, "ok").observe(run_s)
+        self._batch_rows.labels(*names).observe(rows)
+        self._estimate_error.labels(*names).observe(ratio)
+
+    def decided(self, model: str, variant: str, reason: str) -> None:
+        """One admission that led to an answer."""
+        self._decisions.labels(model, variant, reason).inc()
+
+    def infeasible(self, model: str, bound: str) -> None:
+        """One refusal because no variant can meet the budget."""
+        self._infeasible.labels(model, bound).inc()
+
+    def violated(self, model: str, variant: str, bound: str) -> None:
+        """One hard bound that was promised and then missed."""
+        self._violations.labels(model, variant, bound).inc()
+
+    def rejected(self, model: str, cause: str) -> None:
+        """One refusal for lack of capacity."""
+        self._rejected.labels(model, cause).inc()
+
+    def worker_lost(self, worker: int, cause: str) -> None:
+        """One worker that died or was killed."""
+        self._worker_restarts.labels(str(worker), cause).inc()
+
+    def switched(self, model: str, outcome: str, seconds: float) -> None:
+        """One activation or deactivation."""
+        self._switches.labels(model, outcome).inc()
+        self._switch_seconds.labels(model, outcome).observe(seconds)
+
+    def registered(self, outcome: str, seconds: float) -> None:
+        """One trial of an uploaded variant."""
+        self._load_seconds.labels("onnx", outcome).observe(seconds)
+
+    def uploaded(self, outcome: str, size_bytes: int) -> None:
+        """One uploaded blob."""
+        self._uploads.labels("onnx", outcome).inc()
+        self._upload_bytes.labels("onnx", outcome).inc(size_bytes)
+
+    def auth_failed(self, reason: str) -> None:
+        """One request without a valid key (`key`) or without the scope (`scope`)."""
+        self._auth_failures.labels(reason).inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop was."""
+        self._loop_lag.observe(max(0.0, seconds))
+
+    def inflight(self, change: int) -> None:
+        """Requests in flight, up or down."""
+        self._inflight.inc(change)
+
+    def gauges(
+        self,
+        *,
+        ready: bool,
+        queue_depths: dict[str, int],
+        workers: dict[int, int | None],
+        active: list[tuple[Manifest, bool]],
+    ) -> None:
+        """Set what is read rather than counted. `workers`: resident bytes, None while down."""
+        self._ready.set(ready)
+        for model, depth in queue_depths.items():
+            self._queue_depth.labels(model).set(depth)
+        for number, rss_bytes in workers.items():
+            self._worker_up.labels(str(number)).set(rss_bytes is not None)
+            self._worker_rss.labels(str(number)).set(rss_bytes or 0)
+        self._variant_info.clear()
+        self._variant_healthy.clear()
+        for manifest, healthy in active:
+            self._variant_healthy.labels(manifest.model, manifest.variant).set(healthy)
+            self._variant_info.labels(
+                manifest.model,
+                manifest.variant,
+                manifest.runtime,
+                manifest.artifact.format,
+                manifest.technique,
+                manifest.artifact.digest[:12],
+            ).set(1)
+
+    def render(self) -> bytes:
+        """The text exposition; takes milliseconds, so call it off the event loop."""
+        return generate_latest(self.registry)
+
+
+def _outcome(status: int) -> str:
+    if status < 400:
+        return "ok"
+    if status < 500:
+        return "client_error"
+    return {502: "upstream_error", 503: "rejected", 504: "timeout"}.get(status, "internal")

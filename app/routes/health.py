@@ -1,0 +1,39 @@
+"""Probes and metrics."""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+
+from app.schemas import Health
+from app.services import Parts
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="Alive")
+async def healthz() -> Health:
+    """The event loop answers; nothing else is checked, so that a restart never makes it worse."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", summary="Ready", responses={503: {"model": Health}})
+async def readyz(parts: Parts, response: Response) -> Health:
+    """A worker has every active variant loaded, and the gateway is not shutting down."""
+    if parts.engine.ready:
+        return Health(status="ready")
+    response.status_code = 503
+    response.headers["Retry-After"] = "1"
+    return Health(status="not ready")
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(parts: Parts) -> Response:
+    """The text exposition format 0.0.4."""
+    parts.metrics.gauges(
+        ready=parts.engine.ready,
+        queue_depths=parts.engine.queue_depths(),
+        workers=parts.engine.worker_memory(),
+        active=parts.engine.health(),
+    )
+    text = await asyncio.to_thread(parts.metrics.render)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,335 @@
+"""What control routes take and give, as pydantic models; milliseconds only here."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.access import Scope
+from app.catalog import ServedModel, cost_usd_per_million
+from app.errors import verdict_json
+from router.constraints import Objective
+from router.decision import Decision
+from variants.cost import Prices
+from variants.lifecycle import State
+from variants.manifest import Digest, Manifest, Step
+from variants.profile import Accuracy
+from variants.registry import Change, KeyRecord, VariantRecord
+from variants.spec import ModelSpec, Name
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class LatencyOut(BaseModel):
+    """Service time of one batch in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class VariantOut(BaseModel):
+    """A variant with its state and what was measured about it."""
+
+    model: str
+    variant: str
+    state: State
+    reason: str
+    reference: bool
+    engaged_on_workers: int = Field(description="workers that have it loaded now")
+    technique: str | None = None
+    runtime: str | None = None
+    accuracy: Accuracy | None = None
+    latency_ms: dict[int, LatencyOut] | None = Field(None, description="by batch size")
+    throughput_per_s: float | None = None
+    cost_usd_per_million: float | None = None
+    size_bytes: int | None = None
+    memory_bytes: int | None = None
+    load_s: float | None = None
+    measured_here: bool | None = Field(None, description="whether the profile is of this host")
+    manifest_id: str | None = None
+    artifact_digest: str
+    created_at: datetime
+
+
+class VariantDetail(VariantOut):
+    """A variant with its history and lineage."""
+
+    parent: str | None = None
+    recipe: list[Step] = []
+    history: list[Change] = []
+
+
+class ModelOut(BaseModel):
+    """A model: its promise and its variants' names."""
+
+    model: str
+    spec: ModelSpec
+    reference: str | None
+    active: list[str]
+    inactive: list[str]
+
+
+class ModelList(BaseModel):
+    """Every model that is served."""
+
+    models: list[ModelOut]
+
+
+class VariantList(BaseModel):
+    """Every variant of one model, in any state."""
+
+    variants: list[VariantOut]
+
+
+class ArtifactIn(Strict):
+    """The uploaded blob that a new variant consists of."""
+
+    digest: Digest
+    format: str = Field("onnx", pattern="^onnx$")
+
+
+class VariantIn(Strict):
+    """A new variant: its name, its uploaded artifact and where it came from."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "int8-v2", "artifact": {"digest": "0" * 64}}]},
+    )
+
+    name: Name
+    artifact: ArtifactIn
+    parent: Name | None = Field(None, description="the variant it was made from")
+    recipe: Annotated[list[Step], Field(max_length=32)] = []
+    activate: bool = Field(True, description="serve it as soon as it is profiled")
+
+
+class ReferenceIn(Strict):
+    """The variant that accuracy drops are counted from."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"variant": "fp32"}]})
+
+    variant: Name
+
+
+class BlobOut(BaseModel):
+    """A stored blob."""
+
+    digest: str
+    size_bytes: int
+
+
+class KeyIn(Strict):
+    """A new key."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "shop frontend", "scopes": ["infer"]}]},
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    scopes: Annotated[set[Scope], Field(min_length=1)]
+
+
+class KeyOut(BaseModel):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class KeyCreated(BaseModel):
+    """The only time that a key's secret is shown."""
+
+    key: str
+
+
+class KeyList(BaseModel):
+    """Every key, revoked ones too."""
+
+    keys: list[KeyOut]
+
+
+class RouteIn(Strict):
+    """A dry run: the constraints travel in the same headers as for `/infer`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"model": "fashion"}]})
+
+    model: Name
+    rows: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class RejectionOut(BaseModel):
+    """One reason why a variant may not answer. Latency limits are in seconds."""
+
+    bound: str
+    limit: float | None
+    found: float | None
+    detail: str
+
+
+class VerdictOut(BaseModel):
+    """One candidate with its estimate and every reason against it."""
+
+    variant: str
+    feasible: bool
+    predicted_latency_ms: float | None = Field(description="under the present load")
+    idle_latency_ms: float | None
+    cost_usd_per_million: float | None
+    accuracy: float | None
+    accuracy_low: float | None = Field(description="lower 95 % bound")
+    rejections: list[RejectionOut]
+
+
+class RelaxationOut(BaseModel):
+    """The cheapest single change that makes a variant feasible."""
+
+    bound: str
+    limit: float
+    needed: float
+    variant: str
+    sentence: str
+
+
+class DecisionOut(BaseModel):
+    """What was decided and why."""
+
+    id: str | None = None
+    outcome: str
+    objective: Objective
+    preferred: str | None
+    reason: str | None
+    eligible: list[str]
+    violated: list[str]
+    binding: str | None
+    relaxation: RelaxationOut | None
+    retry_after_s: float | None
+    message: str
+    feasible: int
+    considered: int
+    candidates: list[VerdictOut]
+
+
+class DecisionRecordOut(DecisionOut):
+    """A past decision with what came of it."""
+
+    model: str
+    variant: str | None = Field(description="the variant that answered, if any")
+    queue_ms: float | None
+    run_ms: float | None
+    total_ms: float | None
+
+
+class Health(BaseModel):
+    """Alive or ready, in one word."""
+
+    status: str
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457 problem document; more members where they help."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+def decision_json(decision: Decision, *, id: str | None = None) -> dict[str, Any]:
+    """A decision as plain data, in the shape of `DecisionOut`."""
+    relaxation = decision.relaxation
+    return {
+        "id": id,
+        "outcome": decision.outcome,
+        "objective": decision.objective,
+        "preferred": decision.preferred,
+        "reason": decision.reason,
+        "eligible": decision.eligible,
+        "violated": decision.violated,
+        "binding": decision.binding,
+        "relaxation": None
+        if relaxation is None
+        else {
+            "bound": relaxation.bound,
+            "limit": relaxation.limit,
+            "needed": relaxation.needed,
+            "variant": relaxation.variant,
+            "sentence": relaxation.sentence,
+        },
+        "retry_after_s": decision.retry_after_s,
+        "message": decision.message,
+        "feasible": decision.feasible_count,
+        "considered": decision.considered,
+        "candidates": [verdict_json(verdict) for verdict in decision.verdicts],
+    }
+
+
+def model_out(model: ServedModel) -> ModelOut:
+    """A served model as the API shows it."""
+    return ModelOut(
+        model=model.spec.name,
+        spec=model.spec,
+        reference=model.record.reference,
+        active=sorted(model.variants),
+        inactive=sorted(model.others),
+    )
+
+
+def variant_fields(
+    record: VariantRecord, manifest: Manifest | None, *, reference: bool, workers: int, host: str,
+    prices: Prices,
+) -> dict[str, Any]:
+    """The fields of `VariantOut`. `manifest` is None before the variant was profiled."""
+    fields: dict[str, Any] = {
+        "model": record.model,
+        "variant": record.name,
+        "state": record.state,
+        "reason": record.reason,
+        "reference": reference,
+        "engaged_on_workers": workers,
+        "manifest_id": record.manifest_id,
+        "artifact_digest": record.artifact_digest,
+        "created_at": record.created_at,
+    }
+    profile = manifest.profile if manifest is not None else None
+    if manifest is None or profile is None:
+        return fields
+    return fields | {
+        "technique": manifest.technique,
+        "runtime": manifest.runtime,
+        "accuracy": manifest.accuracy,
+        "latency_ms": {
+            batch: LatencyOut(p50=q.p50 * 1000, p95=q.p95 * 1000, p99=q.p99 * 1000)
+            for batch, q in profile.latency_s.items()
+        },
+        "throughput_per_s": profile.throughput_per_s,
+        "cost_usd_per_million": cost_usd_per_million(manifest, prices),
+        "size_bytes": manifest.artifact.size_bytes,
+        "memory_bytes": profile.memory_bytes,
+        "load_s": profile.load_s,
+        "measured_here": profile.host == host,
+    }
+
+
+def key_out(key: KeyRecord) -> KeyOut:
+    """A key as the API shows it."""
+    return KeyOut(
+        id=key.id,
+        name=key.name,
+        scopes=sorted(key.scopes),
+        created_at=key.created_at,
+        revoked_at=key.revoked_at,
+    )
+
+

@@ -1,0 +1,44 @@
+"""What the routes work with, constructed once in `create_app`."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from app.access import Caller, Keys
+from app.decisions import Decisions
+from app.engine.engine import Engine
+from app.gateway import Gateway
+from app.metrics import Metrics
+from app.registration import Registration
+from app.settings import Settings
+from variants.data_folder import DataFolder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """The parts of one running gateway."""
+
+    settings: Settings
+    data: DataFolder
+    engine: Engine
+    gateway: Gateway
+    registration: Registration
+    keys: Keys
+    decisions: Decisions
+    metrics: Metrics
+    host: str
+
+
+def services(request: Request) -> Services:
+    """The running gateway's parts."""
+    return cast(Services, request.app.state.services)
+
+
+def caller(request: Request) -> Caller:
+    """Who sent this request, as the access check found."""
+    return cast(Caller, request.state.caller)
+
+
+Parts = Annotated[Services, Depends(services)]
+Who = Annotated[Caller, Depends(caller)]
