@@ -4,8 +4,9 @@ import math
 from typing import NamedTuple
 
 from router.candidate import Candidate
+from router.constraints import Objective
 from router.ranking import preference
-from router.view import View
+from router.view import Options, View
 
 
 class Rider(NamedTuple):
@@ -28,7 +29,7 @@ def fill(view: View, variant: str, *, shifted: bool) -> tuple[int, ...]:
     have a better one after the head. Nothing is ever waited for.
     """
     candidate, head = view.candidates[variant], view.queue[0]
-    sizes = _paying_sizes(candidate, head.rows, view.max_batch)
+    sizes = [size for size in paying_sizes(candidate, view.max_batch) if size > head.rows]
     best: tuple[int, ...] = (head.id,)
     most_saved_s = 0.0
     if not sizes or len(view.queue) == 1:
@@ -43,8 +44,8 @@ def fill(view: View, variant: str, *, shifted: bool) -> tuple[int, ...]:
     return best
 
 
-def _paying_sizes(candidate: Candidate, rows: int, max_batch: int) -> list[int]:
-    """Measured batch sizes that hold more than the head and cost less per row than the smallest."""
+def paying_sizes(candidate: Candidate, max_batch: int) -> list[int]:
+    """Measured batch sizes up to `max_batch` that cost less per row than the smallest (median)."""
     service = candidate.service
     if not service:
         return []
@@ -53,7 +54,7 @@ def _paying_sizes(candidate: Candidate, rows: int, max_batch: int) -> list[int]:
     return [
         size
         for size in sorted(service)
-        if rows < size <= max_batch and service[size].p50 / size < single_s
+        if size <= max_batch and service[size].p50 / size < single_s
     ]
 
 
@@ -61,18 +62,35 @@ def _riders(view: View, variant: str, *, shifted: bool) -> list[Rider]:
     """The head, then every request that may join it, in queue order."""
     ready_s = view.now_s + view.overhead_s
     after_head_s = ready_s + view.options[0].typical_s[variant]
+    better_s: dict[tuple[Options, Objective], float | None] = {}
     riders = []
-    for index, request in enumerate(view.queue):
-        options, due_s = view.options[index], view.due_s[index]
+    for index, (request, options, due_s) in enumerate(
+        zip(view.queue, view.options, view.due_s, strict=True)
+    ):
         if variant not in options.tail_s:
             continue
-        if index and not shifted and _has_better(view, index, variant, after_head_s):
-            continue
-        if ready_s + options.tail_s[variant] > due_s:
-            due_s = math.inf  # late on this variant even alone: sharing makes it no worse
+        if index and not shifted:
+            alike = (options, request.objective)
+            if alike not in better_s:
+                better_s[alike] = _better_tail_s(view, variant, *alike)
+            better = better_s[alike]
+            if better is not None and after_head_s + better <= due_s:
+                continue
+        latest_s = due_s if ready_s + options.tail_s[variant] <= due_s else math.inf
         alone_s = options.typical_s[variant]
-        riders.append(Rider(request.id, request.rows, alone_s, request.percentile, due_s))
+        riders.append(Rider(request.id, request.rows, alone_s, request.percentile, latest_s))
     return riders
+
+
+def _better_tail_s(
+    view: View, variant: str, options: Options, objective: Objective
+) -> float | None:
+    """The smallest tail among the variants that this objective prefers; None without any."""
+    rank = {
+        name: preference(objective, view.candidates[name], tail_s)
+        for name, tail_s in options.tail_s.items()
+    }
+    return min((options.tail_s[name] for name in rank if rank[name] < rank[variant]), default=None)
 
 
 def _fill_to(view: View, candidate: Candidate, size: int, riders: list[Rider]) -> list[Rider]:
@@ -95,20 +113,3 @@ def _in_time(view: View, candidate: Candidate, rows: int, batch: list[Rider]) ->
     for rider in batch:
         due_s[rider.percentile] = min(rider.due_s, due_s.get(rider.percentile, math.inf))
     return all(ready_s + candidate.service_s(rows, p) <= due for p, due in due_s.items())
-
-
-def _has_better(view: View, index: int, variant: str, start_s: float) -> bool:
-    """Whether a variant that this request prefers would still be in time, started after the head.
-
-    `start_s` includes the overhead that follows the run.
-    """
-    request, options, due_s = view.queue[index], view.options[index], view.due_s[index]
-    candidates = view.candidates
-
-    def key(name: str) -> tuple[float, str]:
-        return preference(request.objective, candidates[name], options.tail_s[name])
-
-    mine = key(variant)
-    return any(
-        start_s + tail_s <= due_s and key(name) < mine for name, tail_s in options.tail_s.items()
-    )

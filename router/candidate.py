@@ -37,9 +37,11 @@ class Candidate:
         Taken from the smallest measured batch that holds the rows; beyond the largest it grows
         in proportion. Raises `NotMeasured` where nothing was measured.
         """
+        if rows in self.service:
+            return self.service[rows].at(percentile)
         nearest = largest = 0
         for batch in self.service:
-            if batch >= rows and (nearest == 0 or batch < nearest):
+            if batch > rows and (nearest == 0 or batch < nearest):
                 nearest = batch
             largest = max(largest, batch)
         if nearest:

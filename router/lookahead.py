@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection
 from heapq import heapify, heapreplace
 
+from router.batching import paying_sizes
 from router.ranking import preference
 from router.view import Options, View
 
@@ -96,13 +97,14 @@ def _alone(view: View, gear: str) -> Pace:
 def _batched(view: View, gear: str) -> Pace | None:
     """The pace with batches of the size that is cheapest per row; None where none pays."""
     candidate = view.candidates[gear]
+    sizes = paying_sizes(candidate, view.max_batch)
+    if not sizes:
+        return None
     waiting = sum(options.rows for options in view.options if gear in options.tail_s)
-    sizes = [size for size in candidate.service if size <= min(view.max_batch, waiting)]
+    sizes = [size for size in sizes if size <= waiting]
     if not sizes:
         return None
     best = min(sizes, key=lambda size: (candidate.service[size].p50 / size, size))
-    if best == 1:
-        return None
     per_row_s = candidate.service[best].p50 / best
     pace = _alone(view, gear)
     for options in pace:
