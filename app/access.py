@@ -69,14 +69,12 @@ class Keys:
 
     def refresh(self) -> None:
         """Read the keys again, so that those made or revoked elsewhere count."""
-        self._valid = {key.id: key for key in self._registry.keys() if key.revoked_at is None}
+        self._valid = {key.id: key for key in self._registry.api_keys() if key.revoked_at is None}
 
     def create(self, name: str, scopes: frozenset[str]) -> str:
         """Make a key and return it; it cannot be shown again."""
         id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-        self._registry.add_key(
-            id=id, name=name, secret_hmac=self._hmac(secret), scopes=scopes
-        )
+        self._registry.add_key(id=id, name=name, secret_hmac=self._hmac(secret), scopes=scopes)
         self.refresh()
         return f"gs_{id}_{secret}"
 
@@ -119,10 +117,12 @@ def open_keys(registry: Registry, folder: Path, *, required: bool) -> Keys:
     """The keys of a data folder; its pepper is made on first use, readable by the owner only."""
     path = folder / "pepper"
     try:
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
         pass
+    else:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
     keys = Keys(registry, path.read_bytes(), required=required)
     keys.refresh()
     return keys

@@ -127,7 +127,10 @@ def _tensor(spec: TensorSpec, value: Any, literal_booleans: bool) -> Tensor:
     if array.size and (literal_booleans or array.dtype.kind in "OUS"):
         _check_leaves(spec, value)
     wanted = np.dtype(spec.dtype)
-    if array.size and array.dtype.kind not in {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[wanted.kind]:
+    if (
+        array.size
+        and array.dtype.kind not in {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[wanted.kind]
+    ):
         raise TensorMismatch(
             f"{where} holds {_dtype_words(array.dtype)}; {spec.dtype} is expected", field=spec.name
         )
@@ -217,7 +220,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _dtype_words(dtype: np.dtype[Any]) -> str:
-    words = {"f": "fractions", "i": "integers", "u": "integers", "b": "booleans", "O": "mixed values"}
+    words = {
+        "f": "fractions",
+        "i": "integers",
+        "u": "integers",
+        "b": "booleans",
+        "O": "mixed values",
+    }
     return words.get(dtype.kind, "text")
 
 

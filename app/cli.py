@@ -111,9 +111,11 @@ def demo(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
 ) -> None:
     """Build the Fashion-MNIST ladder, serve it, and ask it with different budgets."""
-    from app.demo import run
+    from app.demo import FOLDER, run
 
-    run(ctx.obj.settings, port=port, keep_serving=serve)
+    obj: Context = ctx.obj
+    data_dir = obj.data_dir if "data_dir" in obj.origin else FOLDER
+    run(data_dir, port=port, keep_serving=serve)
 
 
 @variants_app.command("list")
@@ -157,7 +159,7 @@ def keys_list(ctx: typer.Context) -> None:
     from variants.data_folder import open_data_folder
 
     with open_data_folder(ctx.obj.data_dir) as data:
-        for key in data.registry.keys():
+        for key in data.registry.api_keys():
             print(
                 json.dumps(
                     {

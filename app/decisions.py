@@ -40,6 +40,4 @@ class Decisions:
         try:
             return self._records[id]
         except KeyError:
-            raise NotFound(
-                f"no decision {id!r}; the last {self._limit} are remembered"
-            ) from None
+            raise NotFound(f"no decision {id!r}; the last {self._limit} are remembered") from None

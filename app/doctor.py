@@ -140,7 +140,9 @@ def _folder(data_dir: Path) -> Check:
         advice = f"{nearest} is not writable: choose another with --data-dir"
         return Check(name="data folder", status="fail", found=found, advice=advice)
     if free < MIN_FREE_BYTES:
-        return Check(name="data folder", status="note", found=found, advice="the disk is nearly full")
+        return Check(
+            name="data folder", status="note", found=found, advice="the disk is nearly full"
+        )
     return Check(name="data folder", status="ok", found=found)
 
 

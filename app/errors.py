@@ -115,7 +115,12 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (Overloaded, 503, "overloaded", "The budget cannot be met under the present load"),
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
     (Draining, 503, "draining", "The gateway is shutting down"),
-    (DeadlinePassed, 504, "deadline-passed", "The deadline passed in the queue; the work was dropped"),
+    (
+        DeadlinePassed,
+        504,
+        "deadline-passed",
+        "The deadline passed in the queue; the work was dropped",
+    ),
     (StorageFull, 507, "storage-full", "The artifact store is full"),
 )
 """Error, status, code, title. The first row whose type matches holds; anything else is a 500."""

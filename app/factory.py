@@ -95,9 +95,7 @@ def create_app(settings: Settings, data: DataFolder) -> FastAPI:
     app.router.routes.append(
         Route(
             "/infer",
-            InferEndpoint(
-                gateway=gateway, keys=services.keys, metrics=metrics, settings=settings
-            ),
+            InferEndpoint(gateway=gateway, keys=services.keys, metrics=metrics, settings=settings),
             methods=["POST"],
         )
     )
@@ -159,7 +157,9 @@ async def _watch_lag(metrics: Metrics) -> None:
 async def _authorize(request: Request) -> None:
     """Hold every route against the access table; a route that is not in it is refused."""
     services: Services = request.app.state.services
-    need = ROUTES[request.method if request.method != "HEAD" else "GET", request.scope["route"].path]
+    need = ROUTES[
+        request.method if request.method != "HEAD" else "GET", request.scope["route"].path
+    ]
     request.state.caller = services.keys.check(request.headers.getlist("authorization"), need)
 
 

@@ -212,7 +212,9 @@ def _check_allowed(model: ServedModel, constraints: Constraints) -> None:
     for name in constraints.variants:
         if name not in model.variants and name not in model.others:
             known = ", ".join(sorted(model.variants)) or "none"
-            raise NotFound(f"model {model.spec.name!r} has no variant {name[:80]!r}; active: {known}")
+            raise NotFound(
+                f"model {model.spec.name!r} has no variant {name[:80]!r}; active: {known}"
+            )
     if not any(name in model.variants for name in constraints.variants):
         states = ", ".join(f"{name} is {model.others[name]}" for name in constraints.variants)
         raise VariantDisabled(f"no variant of the allow-list is active: {states}")

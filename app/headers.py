@@ -157,7 +157,9 @@ def _number(
         raise _malformed(name, values[name], "a number of at least 0 is expected")
     if unknown := found.keys() - parameters - {"soft"}:
         allowed = ", ".join(sorted(parameters | {"soft"}))
-        raise _malformed(name, values[name], f"unknown parameter {min(unknown)!r}; allowed: {allowed}")
+        raise _malformed(
+            name, values[name], f"unknown parameter {min(unknown)!r}; allowed: {allowed}"
+        )
     if _flag(found, "soft", _display(name)):
         soft.add(bound)
     return float(value), found
@@ -167,7 +169,11 @@ def _percentile(latency: tuple[float, dict[str, Any]] | None) -> int:
     if latency is None:
         return 95
     percentile = latency[1].get("pctl", 95)
-    if isinstance(percentile, bool) or not isinstance(percentile, int) or not 50 <= percentile <= 99:
+    if (
+        isinstance(percentile, bool)
+        or not isinstance(percentile, int)
+        or not 50 <= percentile <= 99
+    ):
         raise Invalid(
             f"Infer-Max-Latency-Ms: pctl is {percentile}; an integer from 50 to 99 is expected",
             field="Infer-Max-Latency-Ms",
@@ -212,7 +218,8 @@ def _handling(raw: bytes | None) -> str | None:
             handling = value.split(";")[0].strip().strip('"').lower()
             if handling not in ("strict", "lenient"):
                 raise Invalid(
-                    f"Prefer: handling is {handling!r}; strict or lenient is expected", field="Prefer"
+                    f"Prefer: handling is {handling!r}; strict or lenient is expected",
+                    field="Prefer",
                 )
             return handling
     return None

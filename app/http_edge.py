@@ -43,9 +43,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"], (b"x-request-id", request_id.encode())
-                ]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         self._metrics.inflight(+1)
@@ -142,7 +140,9 @@ async def body_chunks(
 
 async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
     """The whole body. Raises as `body_chunks`."""
-    chunks = [c async for c in body_chunks(scope, receive, max_bytes=max_bytes, timeout_s=timeout_s)]
+    chunks = [
+        c async for c in body_chunks(scope, receive, max_bytes=max_bytes, timeout_s=timeout_s)
+    ]
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

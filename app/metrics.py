@@ -9,8 +9,8 @@ from importlib.metadata import version
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    GCCollector,
     Gauge,
+    GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
@@ -42,13 +42,16 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"gearshift_{name}", text, labels, registry=registry)
 
-        def histogram(
-            name: str, text: str, buckets: tuple[float, ...], *labels: str
-        ) -> Histogram:
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"gearshift_{name}", text, labels, buckets=buckets, registry=registry)
 
         self._http_requests = counter(
-            "http_requests", "HTTP requests by route template.", "route", "method", "status_class", "code"
+            "http_requests",
+            "HTTP requests by route template.",
+            "route",
+            "method",
+            "status_class",
+            "code",
         )
         self._http_seconds = histogram(
             "http_request_duration_seconds", "Whole HTTP request.", SECONDS, "route", "outcome"
@@ -57,58 +60,104 @@ class Metrics:
             "inference_requests", "Inference requests by outcome.", "model", "variant", "outcome"
         )
         self._inference_seconds = histogram(
-            "inference_duration_seconds", "Worker time of one batch.", SECONDS, "model", "variant", "outcome"
+            "inference_duration_seconds",
+            "Worker time of one batch.",
+            SECONDS,
+            "model",
+            "variant",
+            "outcome",
         )
         self._queue_seconds = histogram(
-            "queue_wait_seconds", "Wait before a worker took the request.", SECONDS, "model", "variant"
+            "queue_wait_seconds",
+            "Wait before a worker took the request.",
+            SECONDS,
+            "model",
+            "variant",
         )
         self._overhead_seconds = histogram(
-            "overhead_seconds", "Total minus queue minus inference: the gateway's own cost.", SECONDS
+            "overhead_seconds",
+            "Total minus queue minus inference: the gateway's own cost.",
+            SECONDS,
         )
         self._batch_rows = histogram("batch_size", "Rows in one batch.", ROWS, "model", "variant")
         self._decisions = counter(
             "router_decisions", "Admitted requests by reason.", "model", "variant", "reason"
         )
         self._infeasible = counter(
-            "router_infeasible", "Requests no variant can meet, by binding bound.", "model", "constraint"
+            "router_infeasible",
+            "Requests no variant can meet, by binding bound.",
+            "model",
+            "constraint",
         )
         self._estimate_error = histogram(
-            "router_latency_estimate_error_ratio", "Measured over predicted batch time.", RATIOS, "model", "variant"
+            "router_latency_estimate_error_ratio",
+            "Measured over predicted batch time.",
+            RATIOS,
+            "model",
+            "variant",
         )
         self._violations = counter(
-            "constraint_violations", "Hard bounds promised and then missed.", "model", "variant", "constraint"
+            "constraint_violations",
+            "Hard bounds promised and then missed.",
+            "model",
+            "variant",
+            "constraint",
         )
         self._cost = counter("cost_usd", "Dollars of worker time.", "model", "variant", "basis")
-        self._rejected = counter("rejected", "Requests refused for lack of capacity.", "model", "cause")
+        self._rejected = counter(
+            "rejected", "Requests refused for lack of capacity.", "model", "cause"
+        )
         self._client_closed = counter("client_closed", "Callers that left before their answer.")
         self._worker_restarts = counter("worker_restarts", "Workers lost.", "worker", "cause")
         self._load_seconds = histogram(
-            "model_load_duration_seconds", "Load, trial and warm-up of a variant.", LOAD_SECONDS, "format", "outcome"
+            "model_load_duration_seconds",
+            "Load, trial and warm-up of a variant.",
+            LOAD_SECONDS,
+            "format",
+            "outcome",
         )
-        self._switches = counter("variant_switch", "Activations and deactivations.", "model", "outcome")
+        self._switches = counter(
+            "variant_switch", "Activations and deactivations.", "model", "outcome"
+        )
         self._switch_seconds = histogram(
-            "variant_switch_duration_seconds", "Time of an activation or deactivation.", SECONDS, "model", "outcome"
+            "variant_switch_duration_seconds",
+            "Time of an activation or deactivation.",
+            SECONDS,
+            "model",
+            "outcome",
         )
         self._uploads = counter("uploads", "Artifacts uploaded.", "format", "outcome")
         self._upload_bytes = counter("upload_bytes", "Bytes uploaded.", "format", "outcome")
-        self._auth_failures = counter("auth_failures", "Requests without a valid key or scope.", "reason")
+        self._auth_failures = counter(
+            "auth_failures", "Requests without a valid key or scope.", "reason"
+        )
         self._queue_depth = gauge("queue_depth", "Requests waiting.", "model")
         self._inflight = gauge("inflight_requests", "Requests between arrival and reply.")
         self._worker_up = gauge("worker_up", "1 while the worker lives.", "worker")
         self._worker_rss = gauge("worker_rss_bytes", "Resident memory of the worker.", "worker")
         self._variant_healthy = gauge(
-            "variant_healthy", "1 while the variant is loaded and not quarantined.", "model", "variant"
+            "variant_healthy",
+            "1 while the variant is loaded and not quarantined.",
+            "model",
+            "variant",
         )
         self._variant_info = gauge(
             "variant_info",
             "What each active variant is.",
-            "model", "variant", "runtime", "format", "technique", "digest12",
+            "model",
+            "variant",
+            "runtime",
+            "format",
+            "technique",
+            "digest12",
         )
         self._ready = gauge("ready", "1 while the gateway is ready.")
         self._loop_lag = histogram(
             "event_loop_lag_seconds", "How late a timer of the event loop fired.", SECONDS
         )
-        gauge("build_info", "Version of this gateway.", "version").labels(version("gearshift")).set(1)
+        gauge("build_info", "Version of this gateway.", "version").labels(version("gearshift")).set(
+            1
+        )
 
     def http(self, route: str, method: str, status: int, code: str, total_s: float) -> None:
         """One HTTP request; `code` is the problem's code, or `ok`."""

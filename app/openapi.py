@@ -72,8 +72,12 @@ CONSTRAINT_HEADERS = [
         "cost",
     ),
     _header("Infer-Variants", _ITEM, "Allow-list of variants; one name pins.", '"int8", "fp16"'),
-    _header("Prefer", _ITEM, "`handling=lenient` serves the closest variant when nothing fits.",
-            "handling=lenient"),
+    _header(
+        "Prefer",
+        _ITEM,
+        "`handling=lenient` serves the closest variant when nothing fits.",
+        "handling=lenient",
+    ),
     _header("Priority", _ITEM, "RFC 9218: `u=0` (first) to `u=7` (last).", "u=1"),
 ]
 

@@ -191,7 +191,9 @@ class Registration:
         )
         parent = None
         if wanted.parent is not None:
-            parent = (await asyncio.to_thread(self._data.registry.variant, model, wanted.parent)).manifest_id
+            parent = (
+                await asyncio.to_thread(self._data.registry.variant, model, wanted.parent)
+            ).manifest_id
         artifact = Artifact(
             digest=wanted.artifact.digest,
             size_bytes=store.blob_size(wanted.artifact.digest),

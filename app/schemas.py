@@ -160,7 +160,9 @@ class KeyList(BaseModel):
 class RouteIn(Strict):
     """A dry run: the constraints travel in the same headers as for `/infer`."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"model": "fashion"}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "fashion"}]}
+    )
 
     model: Name
     rows: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -287,7 +289,12 @@ def model_out(model: ServedModel) -> ModelOut:
 
 
 def variant_fields(
-    record: VariantRecord, manifest: Manifest | None, *, reference: bool, workers: int, host: str,
+    record: VariantRecord,
+    manifest: Manifest | None,
+    *,
+    reference: bool,
+    workers: int,
+    host: str,
     prices: Prices,
 ) -> dict[str, Any]:
     """The fields of `VariantOut`. `manifest` is None before the variant was profiled."""
@@ -331,5 +338,3 @@ def key_out(key: KeyRecord) -> KeyOut:
         created_at=key.created_at,
         revoked_at=key.revoked_at,
     )
-
-

@@ -26,8 +26,10 @@ def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _: No
     with open_data_folder(settings.data_dir) as data, _listen(settings) as listener:
         app = create_app(settings, data)
         services: Services = app.state.services
-        if not data.registry.keys() and settings.require_keys:
-            key = services.keys.create("first admin", frozenset({"infer", "read", "admin", "metrics"}))
+        if not data.registry.api_keys() and settings.require_keys:
+            key = services.keys.create(
+                "first admin", frozenset({"infer", "read", "admin", "metrics"})
+            )
             print(f"First start: the admin key, shown once: {key}", file=sys.stderr)
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(

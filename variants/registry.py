@@ -236,7 +236,7 @@ class Registry:
             if done.rowcount == 0:
                 raise NotFound(f"no valid key {id!r}")
 
-    def keys(self) -> tuple[KeyRecord, ...]:
+    def api_keys(self) -> tuple[KeyRecord, ...]:
         """Every key, revoked ones too, oldest first."""
         with self._engine.connect() as db:
             rows = db.execute(select(tables.keys).order_by(tables.keys.c.created_at))

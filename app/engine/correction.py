@@ -38,4 +38,6 @@ class Correction:
 
 
 def _scale(quantiles: Quantiles, ratio: float) -> Quantiles:
-    return Quantiles(p50=quantiles.p50 * ratio, p95=quantiles.p95 * ratio, p99=quantiles.p99 * ratio)
+    return Quantiles(
+        p50=quantiles.p50 * ratio, p95=quantiles.p95 * ratio, p99=quantiles.p99 * ratio
+    )

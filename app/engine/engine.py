@@ -13,7 +13,7 @@ from app.catalog import Catalog, ServedModel, ServedVariant
 from app.engine.correction import Correction
 from app.engine.leases import Leases
 from app.engine.slot import Slot
-from app.engine.worker import Loading, LoadFailed, LocalWorker, RunFailed, RunResult, WorkerLost
+from app.engine.worker import LoadFailed, Loading, LocalWorker, RunFailed, RunResult, WorkerLost
 from app.metrics import Metrics
 from router.candidate import Candidate
 from router.dispatch import dispatch
@@ -323,7 +323,9 @@ class Engine:
         slot.running = served.key
         slot.free_at_s = time.monotonic() + expected_s
         batch = asyncio.create_task(
-            self._run(slot, served, correction, entries, rows, max(self._hang_s, HANG_FACTOR * expected_s))
+            self._run(
+                slot, served, correction, entries, rows, max(self._hang_s, HANG_FACTOR * expected_s)
+            )
         )
         self._batches.add(batch)
         batch.add_done_callback(self._batches.discard)

@@ -14,7 +14,9 @@ from app.engine import frames
 from variants.runtimes import Tensor, Tensors
 from variants.spec import TensorSpec
 
-CRASH_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+CRASH_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+)
 
 
 class WorkerLost(Exception):
@@ -187,7 +189,9 @@ class LocalWorker(asyncio.Protocol):
         cause = self._cause or ("crash" if status != 0 else "exit")
         self._loaded = frozenset()
         waiting: list[asyncio.Future[Any]] = [
-            *self._calls.values(), *self._loads.values(), *self._unloads.values()
+            *self._calls.values(),
+            *self._loads.values(),
+            *self._unloads.values(),
         ]
         for future in waiting:
             if not future.done():

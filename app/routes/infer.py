@@ -73,7 +73,9 @@ class InferEndpoint:
             raise ClientDisconnect from None
         finally:
             watcher.cancel()
-        await send_response(send, 200, _reply_headers(asked, reply), _reply_body(model, asked, reply))
+        await send_response(
+            send, 200, _reply_headers(asked, reply), _reply_body(model, asked, reply)
+        )
 
     def _decode(
         self, content_type: str, raw: bytes, asked: InferHeaders

@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/keys", tags=["admin"])
 @router.get("", summary="Every key")
 async def list_keys(parts: Parts) -> KeyList:
     """Names, scopes and ages; never a secret."""
-    keys = await asyncio.to_thread(parts.data.registry.keys)
+    keys = await asyncio.to_thread(parts.data.registry.api_keys)
     return KeyList(keys=[key_out(key) for key in keys])
 
 

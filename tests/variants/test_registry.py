@@ -221,11 +221,11 @@ def test_a_key_is_kept_without_its_secret_and_ends_once(registry: Registry) -> N
     registry.add_key(
         id="k1", name="laptop", secret_hmac="f" * 64, scopes=frozenset({"read", "infer"})
     )
-    (key,) = registry.keys()
+    (key,) = registry.api_keys()
     assert (key.id, key.name, key.scopes) == ("k1", "laptop", {"infer", "read"})
     assert key.revoked_at is None
     registry.revoke_key("k1")
-    (key,) = registry.keys()
+    (key,) = registry.api_keys()
     assert key.revoked_at is not None
     with pytest.raises(NotFound):
         registry.revoke_key("k1")
