@@ -1,0 +1,23 @@
+"""The offline program: one model in, a ladder of measured variants and a Pareto report out.
+
+Map
+---
+- `plan.py`        the plan file, checked whole before any work
+- `user_model.py`  the user's Python file: which functions it may offer, loaded by path
+- `data.py`        the three splits and the calibration rows, from Python or from `.npz`
+- `bench.py`       what a technique may use while it works
+- `training.py`    one training loop for the reference and for every fine-tuning
+- `weights.py`     torch weights as safetensors, so that a later build can go on from them
+- `export.py`      torch module to ONNX with a dynamic batch
+- `techniques/`    one file per technique; the file name is the registration
+- `records.py`     what became of each build, refusals and failures too
+- `build.py`       the loop: key → skip or build → measure → gate → publish
+- `progress.py`    progress bars with time left
+- `fetch.py`       data from packages, checked and cached
+- `pareto.py`      which variants nobody beats
+- `report.py`      the measured ladder as a table, JSON, an HTML page and (`figure.py`) a picture
+- `cli.py`         `gearshift build` and `gearshift report`
+
+Never imported by the gateway. torch and matplotlib are imported inside functions, so reading a
+plan, skipping what exists and asking for help load neither.
+"""

@@ -1,0 +1,23 @@
+"""What a technique may use while it works: data, training settings, a scratch folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressors.data import Data
+from compressors.training_settings import Train
+from compressors.user_model import UserModel
+from variants.measure import Progress
+from variants.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """One build's tools. `user` is None for a model that came as an ONNX file."""
+
+    spec: ModelSpec
+    data: Data
+    user: UserModel | None
+    train: Train
+    seed: int
+    scratch: Path
+    progress: Progress = lambda _: None

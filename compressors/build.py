@@ -1,0 +1,271 @@
+"""The build: every recipe of a plan becomes a measured, published variant, or says why not.
+
+key → skip if it was built → make → measure on this host → gate → publish
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from compressors import source as sources
+from compressors.bench import Bench
+from compressors.build_key import build_key, tools
+from compressors.gates import refusal
+from compressors.outcome import Outcome, Silent, Status, Watch
+from compressors.plan import Plan, Recipe
+from compressors.publish import publish
+from compressors.records import BuildRecord, Records
+from compressors.source import Source
+from compressors.workshop import Built, Workshop, work_s
+from variants import evaluation, runtimes, trial
+from variants.data_folder import DataFolder
+from variants.errors import Conflict, GearshiftError, NotFound
+from variants.manifest import Manifest, manifest_id
+from variants.profile import BATCHES
+
+SILENT = Silent()
+
+
+def build(
+    plan: Plan, folder: DataFolder, *, only: Sequence[str] = (), watch: Watch = SILENT
+) -> tuple[Outcome, ...]:
+    """Build what is not there yet and tell how each recipe ended, parents first.
+
+    `only` names recipes; their ancestors are built too. A recipe that fails or is refused leaves
+    the others untouched, except its children. Raises `Conflict`, before any work, where a name is
+    taken by a variant that this plan would not build.
+    """
+    recipes = plan.selected(only)
+    with tempfile.TemporaryDirectory(prefix="gearshift-build-") as scratch:
+        run = _Run(plan, folder, watch, Path(scratch))
+        watch.begin(run.work(recipes))
+        for recipe in recipes:
+            watch.end(run.one(recipe))
+    return tuple(run.outcomes.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stage:
+    """What the first recipe that needs work prepares for all."""
+
+    source: Source
+    workshop: Workshop
+    evaluations: dict[str, Path]
+
+
+class _Run:
+    """One call of `build`."""
+
+    def __init__(self, plan: Plan, folder: DataFolder, watch: Watch, scratch: Path) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._watch = watch
+        self._scratch = scratch
+        self._records = Records(folder.root)
+        self._stage: _Stage | None = None
+        self._built: dict[str, Built] = {}
+        self._reference: BuildRecord | None = None
+        self.outcomes: dict[str, Outcome] = {}
+
+    def work(self, recipes: Sequence[Recipe]) -> dict[str, float]:
+        """Estimated seconds per recipe that is still to build. Raises `Conflict`."""
+        ids: dict[str, str] = {}
+        work: dict[str, float] = {}
+        for recipe in recipes:
+            record = None
+            if recipe.parent is None or recipe.parent in ids:
+                key = build_key(self._plan, recipe, ids.get(recipe.parent or ""))
+                record = self._records.find(key)
+            self._check_name(recipe, record)
+            if record is not None and record.manifest_id is not None:
+                ids[recipe.name] = record.manifest_id
+            else:
+                work[recipe.name] = work_s(recipe, self._plan.train.epochs) + self._measuring_s()
+        return work
+
+    def _check_name(self, recipe: Recipe, record: BuildRecord | None) -> None:
+        """Hold the registry against what this plan would build under the recipe's name."""
+        try:
+            taken = self._folder.registry.variant(self._plan.model.name, recipe.name)
+        except NotFound:
+            return
+        if record is not None and record.manifest_id is not None:
+            planned = self._folder.store.manifest(record.manifest_id)
+            if taken.artifact_digest == planned.artifact.digest:
+                return
+        raise Conflict(
+            f"{self._plan.path}: variant {recipe.name!r} of {self._plan.model.name!r} exists and "
+            "was built from another plan, model file, data or tool version; variants are "
+            "immutable: rename the recipe or use another data folder"
+        )
+
+    def one(self, recipe: Recipe) -> Outcome:
+        """Build, gate and publish one recipe, unless that is done."""
+        parent = None if recipe.parent is None else self._built.get(recipe.parent)
+        if recipe.parent is not None and parent is None:
+            outcome = self._outcome(recipe, "failed", f"its parent {recipe.parent!r} was not built")
+        else:
+            outcome = self._with_parent(recipe, parent)
+        self.outcomes[recipe.name] = outcome
+        return outcome
+
+    def _with_parent(self, recipe: Recipe, parent: Built | None) -> Outcome:
+        key = build_key(self._plan, recipe, parent.manifest_id if parent else None)
+        record = self._records.find(key)
+        if record is None or record.manifest_id is None:
+            stage = self._staged()
+            try:
+                record = self._make(recipe, key, parent, stage)
+            except Exception as error:
+                return self._failed(recipe, key, error, stage.source.note)
+        return self._decided(recipe, record, parent)
+
+    def _make(self, recipe: Recipe, key: str, parent: Built | None, stage: "_Stage") -> BuildRecord:
+        """Make, measure and record one variant."""
+        started = datetime.now(UTC)
+        parent_id = parent.manifest_id if parent else None
+        path = stage.workshop.make(
+            recipe, key, parent, lambda doing, s: self._watch.phase(recipe.name, doing, s)
+        )
+        measured = trial.run(
+            trial.Request(
+                path=path,
+                spec=stage.source.spec,
+                runtimes=runtimes.installed(),
+                evaluations=stage.evaluations,
+                threads=self._plan.profile.threads,
+                effort=self._plan.profile.effort,
+            ),
+            self._watch.phase(recipe.name, "measuring", self._measuring_s()),
+        )
+        artifact = self._folder.store.put_file(path)
+        steps = tuple(step.record for step in recipe.steps)
+        if parent is not None and parent.parent is not None:
+            # A chain's manifest tells the whole way from the reference.
+            steps = (*self._folder.store.manifest(parent.manifest_id).recipe, *steps)
+        used = tools(self._plan, recipe)
+        ended = datetime.now(UTC)
+        manifest = Manifest(
+            id=manifest_id(
+                model=self._plan.model.name,
+                variant=recipe.name,
+                parent=parent_id,
+                recipe=steps,
+                tools=used,
+                artifact=artifact,
+            ),
+            model=self._plan.model.name,
+            variant=recipe.name,
+            parent=parent_id,
+            recipe=steps,
+            tools=used,
+            artifact=artifact,
+            runtime=measured.runtime,
+            accuracy=measured.accuracy["test"],
+            profiles=measured.profiles,
+            build_key=key,
+            build_s=(ended - started).total_seconds(),
+            created_at=ended.isoformat(timespec="seconds"),
+        )
+        self._folder.store.put_manifest(manifest)
+        record = BuildRecord(
+            build_key=key,
+            model=manifest.model,
+            variant=recipe.name,
+            status="built",
+            note=stage.source.note,
+            manifest_id=manifest.id,
+            selection=measured.accuracy["selection"],
+            finished_at=manifest.created_at,
+        )
+        self._records.put(record)
+        return record
+
+    def _decided(self, recipe: Recipe, record: BuildRecord, parent: Built | None) -> Outcome:
+        """Gate a built variant and publish it."""
+        assert record.manifest_id is not None
+        manifest = self._folder.store.manifest(record.manifest_id)
+        reference = self._reference if recipe.parent is not None else record
+        reason = refusal(self._plan.gates, record, reference)
+        if reason:
+            return self._outcome(recipe, "refused", reason, record.note, manifest)
+        fresh = publish(self._folder, manifest, is_reference=recipe.parent is None)
+        if recipe.parent is None:
+            self._reference = record
+        self._built[recipe.name] = Built(
+            recipe=recipe,
+            key=record.build_key,
+            manifest_id=manifest.id,
+            artifact=self._folder.store.blob_path(manifest.artifact.digest),
+            parent=parent,
+        )
+        return Outcome(
+            model=manifest.model,
+            variant=recipe.name,
+            status="published" if fresh else "skipped",
+            note=record.note,
+            manifest=manifest,
+        )
+
+    def _failed(self, recipe: Recipe, key: str, error: Exception, note: str) -> Outcome:
+        name = "" if isinstance(error, GearshiftError) else f"{type(error).__name__}: "
+        reason = f"{name}{error}".strip().splitlines()[0]
+        self._records.put(
+            BuildRecord(
+                build_key=key,
+                model=self._plan.model.name,
+                variant=recipe.name,
+                status="failed",
+                reason=reason,
+                note=note,
+                finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        )
+        return self._outcome(recipe, "failed", reason, note)
+
+    def _outcome(
+        self,
+        recipe: Recipe,
+        status: Status,
+        reason: str,
+        note: str = "",
+        manifest: Manifest | None = None,
+    ) -> Outcome:
+        return Outcome(
+            model=self._plan.model.name,
+            variant=recipe.name,
+            status=status,
+            reason=reason,
+            note=note,
+            manifest=manifest,
+        )
+
+    def _staged(self) -> "_Stage":
+        """The source, loaded at the first need, with its model known to the registry."""
+        if self._stage is None:
+            source = sources.load(self._plan)
+            test = self._folder.store.put_bytes(evaluation.dumps(source.data.test))
+            self._folder.registry.put_model(source.spec, test)
+            selection = self._scratch / "selection.safetensors"
+            selection.write_bytes(evaluation.dumps(source.data.selection))
+            bench = Bench(
+                spec=source.spec,
+                data=source.data,
+                user=source.user,
+                train=self._plan.train,
+                seed=self._plan.seed,
+                scratch=self._scratch,
+            )
+            self._stage = _Stage(
+                source=source,
+                workshop=Workshop(source, bench, self._records),
+                evaluations={"test": self._folder.store.blob_path(test), "selection": selection},
+            )
+        return self._stage
+
+    def _measuring_s(self) -> float:
+        """About how long a variant is measured, in seconds: batches, evaluation, process starts."""
+        batches = len(BATCHES) * self._plan.profile.seconds
+        return len(runtimes.installed()) * (batches + 1.5) + 2

@@ -1,0 +1,211 @@
+"""`gearshift build` and `gearshift report`.
+
+`register` mounts both on the program's command line. Their context object offers `data_dir` and
+`prices`, which come from the settings. Exit status: 0 when all is there, 1 when a recipe failed or
+was refused or the machine would not do it, 2 for a plan or a command line that is wrong.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, cast
+
+import typer
+
+from variants.errors import Conflict, GearshiftError, Invalid, NotFound
+
+if TYPE_CHECKING:
+    from compressors.outcome import Outcome, Watch
+    from compressors.plan import Plan
+    from compressors.report import Row
+    from variants.cost import Prices
+
+MEBI = 2**20
+
+
+class Context(Protocol):
+    """What these commands need from the program around them."""
+
+    @property
+    def data_dir(self) -> Path:
+        """The data folder that build and gateway share."""
+        ...
+
+    @property
+    def prices(self) -> "Prices":
+        """What the host costs."""
+        ...
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands `build` and `report` to `app`."""
+    app.command("build")(build)
+    app.command("report")(report)
+
+
+def build(
+    ctx: typer.Context,
+    plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.", show_default=False)],
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Build this recipe and its ancestors; may be repeated."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a recipe on standard output.")
+    ] = False,
+) -> None:
+    """Build, measure and publish the variants that a plan describes."""
+    from compressors import plan as plans
+    from compressors.progress import Bars
+
+    try:
+        checked = plans.load(plan)
+        if as_json:
+            outcomes = _build(ctx, checked, only or [], _Lines())
+        else:
+            with Bars() as bars:
+                outcomes = _build(ctx, checked, only or [], bars)
+            _print_outcomes(outcomes)
+    except GearshiftError as error:
+        _stop(error)
+    if not all(outcome.good for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def report(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Only this model's variants.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON list on standard output, and no page.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the page and the picture; `report` in the data folder unless stated.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show what was measured, and write an HTML page and a picture of it."""
+    from compressors import report as reports
+    from variants.data_folder import open_data_folder
+
+    context = cast(Context, ctx.obj)
+    try:
+        with open_data_folder(context.data_dir) as folder:
+            rows = reports.rows(folder, context.prices, model)
+        if as_json:
+            print(json.dumps([row.as_json() for row in rows], indent=2))
+            if out is None:
+                return
+        else:
+            _print_rows(rows)
+        page, picture = reports.write(rows, out or context.data_dir / "report")
+    except GearshiftError as error:
+        _stop(error)
+    if not as_json:
+        print(f"page     {page}\npicture  {picture}")
+
+
+def _build(
+    ctx: typer.Context, plan: "Plan", only: list[str], watch: "Watch"
+) -> tuple["Outcome", ...]:
+    from compressors.build import build as run
+    from variants.data_folder import open_data_folder
+
+    with open_data_folder(cast(Context, ctx.obj).data_dir) as folder:
+        return run(plan, folder, only=only, watch=watch)
+
+
+class _Lines:
+    """A watch that prints one JSON object for each recipe that ended."""
+
+    def begin(self, work: object) -> None:
+        """Say nothing."""
+
+    def phase(self, recipe: str, doing: str, work: float) -> Any:
+        """Say nothing."""
+        return lambda _: None
+
+    def end(self, outcome: "Outcome") -> None:
+        """Print the outcome."""
+        manifest = outcome.manifest
+        accuracy = manifest.accuracy if manifest else None
+        line = {
+            "model": outcome.model,
+            "variant": outcome.variant,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "note": outcome.note,
+            "id": manifest.id if manifest else None,
+            "technique": manifest.technique if manifest else None,
+            "runtime": manifest.runtime if manifest else None,
+            "accuracy": None
+            if accuracy is None
+            else {
+                "value": accuracy.value,
+                "n": accuracy.n,
+                "low": accuracy.low,
+                "high": accuracy.high,
+            },
+            "size_bytes": manifest.artifact.size_bytes if manifest else None,
+            "build_s": manifest.build_s if manifest else None,
+        }
+        print(json.dumps(line), flush=True)
+
+
+def _print_outcomes(outcomes: tuple["Outcome", ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("variant", "status", "accuracy", "latency", "file", "build", "reason")
+    for outcome in outcomes:
+        manifest = outcome.manifest
+        numbers = ["", "", "", ""]
+        if manifest is not None and manifest.profile is not None:
+            numbers = [
+                f"{manifest.accuracy.value:.2%}" if manifest.accuracy else "",
+                f"{manifest.profile.latency_s[1].p50 * 1e3:.3f} ms",
+                f"{manifest.artifact.size_bytes / MEBI:.2f} MiB",
+                f"{manifest.build_s:.0f} s" if manifest.build_s is not None else "",
+            ]
+        table.add_row(outcome.variant, outcome.status, *numbers, outcome.reason)
+    console = Console()
+    console.print(table)
+    for note in sorted({outcome.note for outcome in outcomes if outcome.note}):
+        console.print(f"Data: {note}", highlight=False, markup=False)
+
+
+def _print_rows(rows: tuple["Row", ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Measured variants, latency at batch 1")
+    table.add_column("variant")
+    table.add_column("accuracy (95 %)")
+    for heading in ("p50 ms", "p95 ms", "per s", "MiB", "file MiB", "load s", "USD/M"):
+        table.add_column(heading, justify="right")
+    table.add_column("runtime")
+    table.add_column("front")
+    for row in rows:
+        accuracy = row.accuracy
+        table.add_row(
+            row.variant if len({r.model for r in rows}) == 1 else f"{row.model}: {row.variant}",
+            f"{accuracy.value:.2%} ({accuracy.low:.2%} to {accuracy.high:.2%})" if accuracy else "",
+            f"{row.latency_s[1].p50 * 1e3:.3f}",
+            f"{row.latency_s[1].p95 * 1e3:.3f}",
+            f"{row.throughput_per_s:,.0f}",
+            f"{row.memory_bytes / MEBI:.1f}",
+            f"{row.size_bytes / MEBI:.2f}",
+            f"{row.load_s:.3f}",
+            f"{row.cost_usd_per_million:.4f}",
+            row.runtime,
+            "●" if row.pareto else "dominated",
+        )
+    Console().print(table)
+
+
+def _stop(error: GearshiftError) -> NoReturn:
+    """One line on standard error, and the exit status that fits."""
+    print(error, file=sys.stderr)
+    raise typer.Exit(2 if isinstance(error, Invalid | Conflict | NotFound) else 1) from error

@@ -1,0 +1,71 @@
+"""What became of each build: one JSON file per build key, and the torch weights beside it.
+
+    <data folder>/builds/<build key>.json
+    <data folder>/builds/<build key>.<step>.safetensors
+
+A refused or failed build is a result too: it keeps its reason, and a refused one its evidence, so
+that the same plan is not built again and a changed gate is decided without building.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from variants.manifest import Digest
+from variants.profile import Accuracy
+from variants.spec import Name
+
+Status = Literal["built", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRecord:
+    """One build. `selection` is the accuracy that gates look at, on rows of their own.
+
+    `weights` counts the stored weight files: one per torch step, and one more for the reference,
+    whose first file is the trained model.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    build_key: Digest
+    model: Name
+    variant: Name
+    status: Status
+    reason: str = ""
+    note: str = ""
+    manifest_id: Digest | None = None
+    selection: Accuracy | None = None
+    weights: int = 0
+    finished_at: str
+
+
+_adapter: TypeAdapter[BuildRecord] = TypeAdapter(BuildRecord)
+
+
+class Records:
+    """The folder of build records."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "builds"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, build_key: str) -> BuildRecord | None:
+        """The record of this build; None where there is none that can be read."""
+        try:
+            return _adapter.validate_json((self._folder / f"{build_key}.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def put(self, record: BuildRecord) -> None:
+        """Write a record, whole or not at all."""
+        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
+            file.write(_adapter.dump_json(record, indent=2) + b"\n")
+        Path(file.name).replace(self._folder / f"{record.build_key}.json")
+
+    def weights_path(self, build_key: str, step: int) -> Path:
+        """Where the torch weights after this step lie."""
+        return self._folder / f"{build_key}.{step}.safetensors"

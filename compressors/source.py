@@ -1,0 +1,82 @@
+"""Where a plan's model comes from: its promise, its rows and its untrained or given form.
+
+Loaded only when there is something to build, because a user's file imports torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressors import data, user_model
+from compressors.data import Data
+from compressors.plan import Plan
+from compressors.user_model import UserModel
+from variants import artifact
+from variants.errors import ArtifactRejected, Invalid
+from variants.spec import ModelSpec, TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A loaded model source. Exactly one of `user` and `onnx` is given."""
+
+    spec: ModelSpec
+    data: Data
+    user: UserModel | None
+    onnx: Path | None
+    note: str
+
+
+def load(plan: Plan) -> Source:
+    """Run the user's file, or read the ONNX file's signature, and collect the rows.
+
+    Raises `Invalid` for rows or tensors that differ from the plan, `UserCodeFailed` for an error
+    in the user's file.
+    """
+    table = plan.model
+    if table.python is not None:
+        user = user_model.load(table.python)
+        labels = table.labels
+        if not labels and user.offers("labels"):
+            labels = tuple(map(str, user.call("labels")))
+        spec = _spec(plan, table.inputs, table.outputs, labels)
+        note = str(user.call("note")) if user.offers("note") else ""
+        return Source(spec=spec, data=data.from_user(user, spec), user=user, onnx=None, note=note)
+    assert table.onnx is not None and table.evaluation is not None
+    try:
+        found = artifact.check_onnx(table.onnx)
+        if table.inputs or table.outputs:
+            artifact.check_signature(
+                found, table.inputs or found.inputs, table.outputs or found.outputs
+            )
+    except ArtifactRejected as error:
+        raise Invalid(f"{table.onnx}: {error}", field="model.onnx") from error
+    spec = _spec(plan, found.inputs, found.outputs, table.labels)
+    rows = data.from_npz(table.evaluation, table.selection, table.calibration, spec, plan.seed)
+    return Source(spec=spec, data=rows, user=None, onnx=table.onnx, note="")
+
+
+def _spec(
+    plan: Plan,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    labels: tuple[str, ...],
+) -> ModelSpec:
+    if len(outputs[0].shape) != 1:
+        raise Invalid(
+            f"{plan.path}: the first output has shape {list(outputs[0].shape)}; "
+            "classification needs one axis of classes"
+        )
+    if labels and len(labels) != outputs[0].shape[0]:
+        raise Invalid(
+            f"{plan.path}: {len(labels)} labels for {outputs[0].shape[0]} classes",
+            field="model.labels",
+        )
+    return ModelSpec(
+        name=plan.model.name,
+        task=plan.model.task,
+        inputs=inputs,
+        outputs=outputs,
+        labels=labels,
+        preprocess=plan.model.preprocess,
+        max_batch=plan.model.max_batch,
+    )

@@ -1,0 +1,56 @@
+"""Weights stored as float16 and cast back in the graph: half the bytes, float32 arithmetic.
+
+Storage only, because float16 arithmetic is slower than float32 on most processors. float16 has 10
+bits of fraction and a largest finite value of 65,504 (IEEE 754-2008, binary16).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from compressors.bench import Bench
+from variants.errors import Invalid
+
+WORKS_ON: Literal["onnx"] = "onnx"
+REQUIRES: tuple[str, ...] = ("onnx",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """`min_elements`: smaller tensors stay float32, where a cast costs more than it saves."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    min_elements: Annotated[int, Field(ge=1)] = 256
+
+
+def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
+    """Store float32 initialisers as float16 and cast them where they are used.
+
+    Raises `Invalid` where a weight does not fit float16's range.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    del bench
+    model = onnx.load(source)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size < config.min_elements:
+            continue
+        largest = float(np.abs(values).max())
+        if largest > np.finfo(np.float16).max:
+            raise Invalid(f"tensor {tensor.name!r} holds {largest:g}, beyond float16's 65504")
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
+        casts.append(helper.make_node("Cast", [f"{name}.float16"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, target)

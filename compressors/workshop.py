@@ -1,0 +1,138 @@
+"""Makes one recipe's ONNX file: torch steps, export, ONNX steps."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressors import export, techniques, training, weights
+from compressors.bench import Bench
+from compressors.plan import Recipe, TypedStep
+from compressors.records import Records
+from compressors.source import Source
+from variants.errors import Invalid
+from variants.measure import Progress
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Phase = Callable[[str, float], Progress]
+"""Called as a phase begins with its name and about how many seconds it takes."""
+
+SECONDS_PER_EPOCH = 35.0
+"""A guess for the progress bar alone; the bar corrects itself as it goes."""
+SECONDS_PER_EXPORT = 4.0
+SECONDS_PER_CONVERSION = 1.0
+
+
+def work_s(recipe: Recipe, bench_epochs: float) -> float:
+    """About how long `Workshop.make` takes, in seconds."""
+    epochs = bench_epochs if recipe.parent is None else 0.0
+    epochs += sum(float(step.config.epochs) for step in recipe.steps_on("torch"))
+    exports = recipe.parent is None or bool(recipe.steps_on("torch"))
+    conversions = len(recipe.steps_on("onnx")) * SECONDS_PER_CONVERSION
+    return epochs * SECONDS_PER_EPOCH + exports * SECONDS_PER_EXPORT + conversions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """A built ancestor: its recipe, build key, manifest and artifact."""
+
+    recipe: Recipe
+    key: str
+    manifest_id: str
+    artifact: Path
+    parent: "Built | None"
+
+
+class Workshop:
+    """Applies recipes to one source."""
+
+    def __init__(self, source: Source, bench: Bench, records: Records) -> None:
+        self._source = source
+        self._bench = bench
+        self._records = records
+
+    def make(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> Path:
+        """The recipe's ONNX file in the bench's scratch folder.
+
+        Raises whatever a technique, the exporter or the user's functions raise.
+        """
+        at = self._bench.scratch / "start.onnx"
+        if self._source.onnx is not None and parent is None:
+            shutil.copyfile(self._source.onnx, at)
+        elif parent is None or recipe.steps_on("torch"):
+            module = self._torch(recipe, key, parent, phase)
+            report = phase("exporting", SECONDS_PER_EXPORT)
+            export.export(module, self._source.spec, at)
+            report(1)
+        else:
+            shutil.copyfile(parent.artifact, at)
+        for number, step in enumerate(recipe.steps_on("onnx")):
+            at = self._convert(step, at, self._bench.scratch / f"step-{number}.onnx", phase)
+        return at
+
+    def _convert(self, step: TypedStep, source: Path, target: Path, phase: Phase) -> Path:
+        technique = techniques.find(step.technique)
+        assert technique.WORKS_ON == "onnx"
+        report = phase(step.technique, SECONDS_PER_CONVERSION)
+        technique.convert(source, target, step.config, replace(self._bench, progress=report))
+        report(1)
+        return target
+
+    def _torch(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> "nn.Module":
+        module = self._trained(key, phase) if parent is None else self._restored(parent)
+        for number, step in enumerate(recipe.steps_on("torch")):
+            technique = techniques.find(step.technique)
+            assert technique.WORKS_ON == "torch"
+            report = phase(step.technique, step.config.epochs * SECONDS_PER_EPOCH)
+            bench = replace(self._bench, progress=report)
+            smaller = technique.restructure(module, step.config, bench)
+            technique.refine(smaller, module, step.config, bench)
+            weights.save(smaller, self._records.weights_path(key, number + (parent is None)))
+            module = smaller
+        return module
+
+    def _trained(self, key: str, phase: Phase) -> "nn.Module":
+        module = self._fresh()
+        settings = self._bench.train
+        if settings.epochs > 0:
+            report = phase("training", settings.epochs * SECONDS_PER_EPOCH)
+            training.fit(
+                module,
+                replace(self._bench, progress=report),
+                epochs=settings.epochs,
+                learning_rate=settings.learning_rate,
+            )
+        weights.save(module, self._records.weights_path(key, 0))
+        return module
+
+    def _restored(self, built: Built) -> "nn.Module":
+        """The module of an ancestor: each restructuring again, then its stored weights."""
+        if built.parent is None:
+            module = self._fresh()
+            weights.load(module, self._records.weights_path(built.key, 0))
+        else:
+            module = self._restored(built.parent)
+        for number, step in enumerate(built.recipe.steps_on("torch")):
+            technique = techniques.find(step.technique)
+            assert technique.WORKS_ON == "torch"
+            module = technique.restructure(module, step.config, self._bench)
+            path = self._records.weights_path(built.key, number + (built.parent is None))
+            weights.load(module, path)
+        return module
+
+    def _fresh(self) -> "nn.Module":
+        import torch
+
+        user = self._source.user
+        assert user is not None, "a plan without a Python file has no torch steps"
+        torch.manual_seed(self._bench.seed)
+        module = user.call("build_model")
+        if not isinstance(module, torch.nn.Module):
+            raise Invalid(
+                f"{user.path}: build_model() returned {type(module).__name__}, "
+                "not a torch.nn.Module"
+            )
+        return module.eval()
