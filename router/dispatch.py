@@ -9,6 +9,8 @@ from router.fleet import Queued, WorkerView, queue_order
 from router.policies import Policy
 from router.view import Choice, Options, View
 
+__all__ = ["Choice", "Dispatch", "View", "dispatch"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dispatch:

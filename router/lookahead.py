@@ -2,6 +2,8 @@
 
 The queue is played forward in order over this worker and the others: each request starts on the
 worker that is free first, holds it for its median and must meet its deadline at its percentile.
+Only those others count that have every variant loaded that is played, so as never to promise too
+much.
 """
 
 import math
@@ -16,7 +18,8 @@ from router.view import Options, View
 def ranked(view: View) -> list[str]:
     """The head's variants that keep its deadline, best by its objective first.
 
-    Only its fastest where none keeps it, or where nothing about it is measured.
+    Without a deadline all of them; where none keeps it (late work under a soft bound), only the
+    fastest.
     """
     head, options, due_s = view.queue[0], view.options[0], view.due_s[0]
     ready_s = view.now_s + view.overhead_s
@@ -54,8 +57,7 @@ def missed(view: View, variant: str, batch: Collection[int]) -> int:
     rows = sum(request.rows for request in view.queue if request.id in batch)
     candidate = view.candidates[variant]
     busy_s = candidate.service_s(rows, 50) if candidate.service else math.inf
-    free_s = [view.now_s + busy_s, *(max(view.now_s, other.free_at_s) for other in view.others)]
-    heapify(free_s)
+    free_s = _free_s(view, view.now_s + busy_s, {options.fastest for options in view.options})
     overhead_s = view.overhead_s
     misses = 0
     stop = _last_due(view) + 1
@@ -80,6 +82,15 @@ def _last_due(view: View) -> int:
         if view.due_s[index] != math.inf:
             return index
     return -1
+
+
+def _free_s(view: View, here_s: float, variants: set[str]) -> list[float]:
+    """When each worker is free, as a heap: this one at `here_s`, and who else has the variants."""
+    now_s = view.now_s
+    free_s = [max(now_s, other.free_at_s) for other in view.others if variants <= other.loaded]
+    free_s.append(here_s)
+    heapify(free_s)
+    return free_s
 
 
 Pace = dict[Options, tuple[float, float]]
@@ -117,12 +128,9 @@ def _batched(view: View, gear: str) -> Pace | None:
 
 
 def _plays_out(view: View, gear: str, last: int, pace: Pace) -> bool:
-    now_s, overhead_s = view.now_s, view.overhead_s
-    free_s = [
-        now_s,
-        *(max(now_s, other.free_at_s) for other in view.others if gear in other.loaded),
-    ]
-    heapify(free_s)
+    overhead_s = view.overhead_s
+    played = {gear if gear in options.tail_s else options.fastest for options in pace}
+    free_s = _free_s(view, view.now_s, played)
     for options, due_s in zip(view.options[: last + 1], view.due_s[: last + 1], strict=True):
         occupies_s, finishes_s = pace[options]
         start_s = free_s[0]

@@ -110,6 +110,7 @@ def test_sharing_counts_on_the_other_workers():
     queue = [queued(id, *ALL, deadline_s=60 * MS) for id in range(2)]
     assert chosen(SHARE, queue).variant == "int8"
     assert chosen(SHARE, queue, others=[worker(*ALL, id=1)]).variant == "fp32"
+    assert chosen(SHARE, queue, others=[worker("tiny", id=1)]).variant == "int8"
 
 
 def test_those_who_may_not_use_the_shared_variant_count_at_their_own():
