@@ -25,8 +25,8 @@ check: $(VENV)/installed-dev ## format, lint, types, layers and dependencies
 	@$(BIN)/ruff format --check --quiet --diff $(wildcard $(CHECKED))
 	@$(BIN)/ruff check --quiet $(wildcard $(CHECKED))
 	@$(BIN)/mypy $(foreach package,$(PACKAGES),-p $(package))
-	@$(BIN)/lint-imports --no-logo 2>&1 | tail -n 4
-	@$(BIN)/deptry .
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/deptry --no-ansi .
 
 lock: $(BIN)/python ## write the lock files anew from pyproject.toml
 	@$< deploy/lock.py
