@@ -4,21 +4,27 @@ A key is `gs_<id>_<secret>`; only HMAC-SHA-256(pepper, secret) is stored. The pe
 file beside the registry that no backup of the registry contains.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from starlette.routing import compile_path
+
 from app.errors import Forbidden, Unauthenticated
-from variants.errors import Conflict
+from variants.errors import Conflict, Invalid
 from variants.registry import KeyRecord, Registry
 
 Scope = Literal["infer", "read", "admin", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+PEPPER_BYTES = 32
 Need = Scope | Literal["public"]
 
 ROUTES: Mapping[tuple[str, str], Need] = {
@@ -45,6 +51,11 @@ ROUTES: Mapping[tuple[str, str], Need] = {
 """What each route needs. A route that is not here cannot be added to the app."""
 
 
+def methods_at(path: str) -> list[str]:
+    """The methods that a request path takes."""
+    return sorted(method for method, route in ROUTES if compile_path(route)[0].match(path))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Caller:
     """Who sent a request. `name` goes into histories; it is never a secret."""
@@ -66,10 +77,13 @@ class Keys:
         self._pepper = pepper
         self._required = required
         self._valid: dict[str, KeyRecord] = {}
+        self._changing = threading.RLock()
 
     def refresh(self) -> None:
         """Read the keys again, so that those made or revoked elsewhere count."""
-        self._valid = {key.id: key for key in self._registry.api_keys() if key.revoked_at is None}
+        with self._changing:  # or an older reading could overwrite a newer one
+            keys = self._registry.api_keys()
+            self._valid = {key.id: key for key in keys if key.revoked_at is None}
 
     def create(self, name: str, scopes: frozenset[str]) -> str:
         """Make a key and return it; it cannot be shown again."""
@@ -80,12 +94,13 @@ class Keys:
 
     def revoke(self, id: str) -> None:
         """End a key. Raises `NotFound`, or `Conflict` for the last one with the scope `admin`."""
-        self.refresh()
-        admins = {key.id for key in self._valid.values() if "admin" in key.scopes}
-        if admins == {id}:
-            raise Conflict("this is the last admin key: make another one first")
-        self._registry.revoke_key(id)
-        self.refresh()
+        with self._changing:
+            self.refresh()
+            admins = {key.id for key in self._valid.values() if "admin" in key.scopes}
+            if admins == {id}:
+                raise Conflict("this is the last admin key: make another one first")
+            self._registry.revoke_key(id)
+            self.refresh()
 
     def check(self, authorization: list[str], need: Need) -> Caller:
         """The caller behind the `Authorization` headers of one request.
@@ -114,15 +129,32 @@ class Keys:
 
 
 def open_keys(registry: Registry, folder: Path, *, required: bool) -> Keys:
-    """The keys of a data folder; its pepper is made on first use, readable by the owner only."""
+    """The keys of a data folder; its pepper is made on first use, readable by the owner only.
+
+    Raises `Invalid` for a pepper that others can read or that is not one.
+    """
     path = folder / "pepper"
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
-    keys = Keys(registry, path.read_bytes(), required=required)
+    if not path.exists():
+        _make_pepper(path)
+    pepper = path.read_bytes()
+    if path.stat().st_mode & 0o077:
+        raise Invalid(f"{path} can be read by others; run: chmod 600 {path}", field="pepper")
+    if len(pepper) != PEPPER_BYTES:
+        raise Invalid(
+            f"{path} has {len(pepper)} bytes instead of {PEPPER_BYTES}; restore it from a backup, "
+            "or remove it and make all keys anew",
+            field="pepper",
+        )
+    keys = Keys(registry, pepper, required=required)
     keys.refresh()
     return keys
+
+
+def _make_pepper(path: Path) -> None:
+    """Write it aside and link it into place, so that it is whole and the first of two wins."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".pepper-") as file:
+        file.write(secrets.token_bytes(PEPPER_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(file.name, path)

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,53 +17,81 @@ from variants.spec import ModelSpec, TensorSpec
 KEYS = frozenset({"model", "inputs"})
 
 
-def parse_json(raw: bytes) -> dict[str, Any]:
-    """The JSON object of an inference request.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A parsed body. `plain`: its lists surely hold nothing but numbers and lists."""
 
-    Raises `Malformed` for anything but one strict JSON object with the known keys: duplicate keys,
-    NaN, lone surrogates, NUL characters, trailing bytes and deep nesting are refused.
+    model: str | None
+    inputs: Any
+    plain: bool
+
+
+def parse_json(raw: bytes) -> Request:
+    """An inference request from its JSON body.
+
+    Raises `Malformed` for anything but one strict JSON object with the known keys, as `strict`
+    does.
+    """
+    value = strict(raw)
+    if not isinstance(value, dict):
+        raise Malformed(f"the body is a JSON {_kind(value)}; an object is expected")
+    if unknown := value.keys() - KEYS:
+        name = min(unknown)[:80]
+        raise Malformed(f"unknown key {name!r}; known: {', '.join(sorted(KEYS))}", field=name)
+    if "inputs" not in value:
+        raise Malformed("the body has no 'inputs'", field="inputs")
+    model, inputs = value.get("model"), value["inputs"]
+    if "model" in value and not isinstance(model, str):
+        raise Malformed("'model' is not a string", field="model")
+    # Keys and the model's name are quoted. Every further text has two quotes more; then the leaves
+    # are looked at one by one before numpy sees them: it would turn `true` into 1, and one long
+    # text among many short ones into gigabytes.
+    names = len(value) + (model is not None) + (len(inputs) if isinstance(inputs, dict) else 0)
+    words = any(word in raw for word in (b"true", b"false", b"null"))
+    plain = raw.count(b'"') == 2 * names and not words
+    return Request(model=model, inputs=inputs, plain=plain)
+
+
+def strict(raw: bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises `Malformed` for what other parsers let pass or read differently: duplicate keys, NaN,
+    numbers beyond a double, lone surrogates, NUL characters, trailing bytes and deep nesting.
     """
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise Malformed(f"the body is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise Malformed(f"the body is a JSON {_kind(value)}; an object is expected")
     if b"\\u0000" in raw:
         raise Malformed("the body holds a NUL character")
     # One colon a key, unless a string holds colons: only then is the slow exact check needed.
-    inputs = value.get("inputs")
-    keys = len(value) + (len(inputs) if isinstance(inputs, dict) else 0)
+    inputs = value.get("inputs") if isinstance(value, dict) else None
+    keys = sum(len(part) for part in (value, inputs) if isinstance(part, dict))
     if raw.count(b":") != keys:
-        try:
-            json.loads(raw, object_pairs_hook=_unique)
-        except RecursionError as error:
-            raise Malformed("the body is nested too deeply") from error
-    if unknown := value.keys() - KEYS:
-        raise Malformed(
-            f"unknown key {min(unknown)!r}; known: {', '.join(sorted(KEYS))}", field=min(unknown)
-        )
-    if "inputs" not in value:
-        raise Malformed("the body has no 'inputs'", field="inputs")
-    if not isinstance(value.get("model", ""), str):
-        raise Malformed("'model' is not a string", field="model")
+        _check_keys(raw)
     return value
 
 
-def tensors(spec: ModelSpec, inputs: Any, raw: bytes) -> Tensors:
+def _check_keys(raw: bytes) -> None:
+    try:
+        json.loads(raw, object_pairs_hook=_unique, parse_int=len, parse_float=len)
+    except RecursionError as error:
+        raise Malformed("the body is nested too deeply") from error
+
+
+def tensors(spec: ModelSpec, request: Request, *, max_pixels: int = images.MAX_PIXELS) -> Tensors:
     """Every input of the model as `[rows, …]` in its dtype, from nested lists.
 
-    `inputs` is one nested list for a model with one input, or lists by name; a single row may
-    leave out the batch axis. For image models, a list of base64 pictures serves too.
-    `raw` is the body they came from. Raises `TensorMismatch` naming the input.
+    The request has one nested list for a model with one input, or lists by name; a single row may
+    leave out the batch axis. For image models, base64 pictures serve too. Raises `TensorMismatch`
+    naming the input, and what `images.decode` raises.
     """
-    if spec.preprocess is not None and (texts := _texts(inputs)):
+    by_name = _by_name(spec, request.inputs)
+    if spec.preprocess is not None and (texts := _texts(by_name[spec.inputs[0].name])):
         if len(texts) > spec.max_batch:
             raise _too_many(spec, len(texts))
-        return {spec.inputs[0].name: images.decode_base64(texts, spec)}
-    by_name = _by_name(spec, inputs)
-    literal_booleans = b"true" in raw or b"false" in raw
-    found = {t.name: _tensor(t, by_name[t.name], literal_booleans) for t in spec.inputs}
+        return {spec.inputs[0].name: images.decode_base64(texts, spec, max_pixels=max_pixels)}
+    found = {t.name: _tensor(t, by_name[t.name], request.plain) for t in spec.inputs}
     check_rows(spec, found)
     return found
 
@@ -112,19 +142,23 @@ def _by_name(spec: ModelSpec, inputs: Any) -> dict[str, Any]:
     return inputs
 
 
-def _tensor(spec: TensorSpec, value: Any, literal_booleans: bool) -> Tensor:
+def _tensor(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
     where = f"input {spec.name!r}"
     if not isinstance(value, list):
         raise TensorMismatch(
             f"{where} is a JSON {_kind(value)}; a nested list is expected", field=spec.name
         )
+    if not value:
+        raise TensorMismatch(f"{where}: the batch is empty", field=spec.name)
+    if not plain:
+        _check_leaves(spec, value)
     try:
         array = np.array(value)
     except (ValueError, OverflowError) as error:
         raise TensorMismatch(
-            f"{where} is ragged: {_first_ragged(value) or error}", field=spec.name
+            f"{where} is no tensor: {_first_ragged(value) or error}", field=spec.name
         ) from error
-    if array.size and (literal_booleans or array.dtype.kind in "OUS"):
+    if array.dtype.kind == "O":
         _check_leaves(spec, value)
     wanted = np.dtype(spec.dtype)
     if (
@@ -161,47 +195,59 @@ def _cast(spec: TensorSpec, array: Tensor, wanted: np.dtype[Any]) -> Tensor:
     return out
 
 
-def _check_leaves(spec: TensorSpec, value: Any) -> None:
-    """Name the first leaf that is not a number of the wanted kind."""
-    wanted = (bool,) if spec.dtype == "bool" else (int, float)
-    for index, leaf in _leaves(value, ()):
-        if isinstance(leaf, bool) != (spec.dtype == "bool") or not isinstance(leaf, wanted):
-            place = "".join(f"[{i}]" for i in index)
+def _check_leaves(spec: TensorSpec, value: list[Any]) -> None:
+    """Raise `TensorMismatch` naming the first leaf that is not of the wanted kind."""
+    wanted = {bool} if spec.dtype == "bool" else {int, float}
+    if _leaf_types(value) <= wanted:
+        return
+    for index, item in _nodes(value):
+        if type(item) not in wanted | {list}:
             raise TensorMismatch(
-                f"input {spec.name!r}{place} is a JSON {_kind(leaf)}; {spec.dtype} is expected",
+                f"input {spec.name!r}{_place(index)} is a JSON {_kind(item)}; "
+                f"{spec.dtype} is expected",
                 field=spec.name,
             )
 
 
-def _leaves(value: Any, index: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Any]]:
-    if isinstance(value, list):
-        for position, item in enumerate(value):
-            yield from _leaves(item, (*index, position))
-    else:
-        yield index, value
+def _leaf_types(value: list[Any]) -> set[type]:
+    found: set[type] = set()
+    level = value
+    while level:
+        found.update(map(type, level))
+        level = list(chain.from_iterable(item for item in level if isinstance(item, list)))
+    return found - {list}
+
+
+def _nodes(value: list[Any]) -> Iterator[tuple[list[int], Any]]:
+    """Every list and leaf below, depth first, with its place; the place is one list, reused."""
+    place = [0]
+    stack = [enumerate(value)]
+    while stack:
+        for position, item in stack[-1]:
+            place[-1] = position
+            yield place, item
+            if isinstance(item, list):
+                place.append(0)
+                stack.append(enumerate(item))
+                break
+        else:
+            stack.pop()
+            place.pop()
 
 
 def _first_ragged(value: list[Any]) -> str | None:
-    """Where the first list is whose length differs from its elder siblings'."""
-    level: list[tuple[tuple[int, ...], Any]] = [((), value)]
-    while level:
-        sizes = {len(item) if isinstance(item, list) else None for _, item in level}
-        if len(sizes) > 1:
-            first = level[0][1]
-            expected = len(first) if isinstance(first, list) else None
-            for index, item in level:
-                size = len(item) if isinstance(item, list) else None
-                if size != expected:
-                    place = "".join(f"[{i}]" for i in index)
-                    return f"{place} has {_length(size)}, the first of its kind {_length(expected)}"
-        if sizes == {None}:
-            return None
-        level = [
-            ((*index, position), child)
-            for index, item in level
-            for position, child in enumerate(item)
-        ]
+    """Where the first list is whose length differs from those before it at its depth."""
+    expected: dict[int, int | None] = {}
+    for place, item in _nodes(value):
+        size = len(item) if isinstance(item, list) else None
+        first = expected.setdefault(len(place), size)
+        if size != first:
+            return f"{_place(place)} has {_length(size)}, those before it {_length(first)}"
     return None
+
+
+def _place(index: list[int]) -> str:
+    return "".join(f"[{position}]" for position in index)
 
 
 def _length(size: int | None) -> str:

@@ -17,6 +17,9 @@ from router.decision import Decision, Verdict
 from variants.errors import ArtifactRejected, Conflict, Invalid, NotFound, StorageFull
 
 CONTENT_TYPE = "application/problem+json"
+MAX_DETAIL = 2000
+MAX_FIELD = 200
+"""Characters. What callers sent may be quoted, but never at length."""
 
 
 class Malformed(Invalid):
@@ -145,7 +148,7 @@ def problem_for(error: BaseException) -> Problem:
                 status=status,
                 code=code,
                 title=title,
-                detail=str(error) or f"{title}.",
+                detail=str(error)[:MAX_DETAIL] or f"{title}.",
                 headers=_headers(error, status),
                 members=_members(error),
             )
@@ -172,7 +175,7 @@ def _headers(error: BaseException, status: int) -> dict[str, str]:
 def _members(error: BaseException) -> dict[str, Any]:
     members: dict[str, Any] = {}
     if isinstance(error, Invalid) and error.field is not None:
-        members["field"] = error.field
+        members["field"] = error.field[:MAX_FIELD]
     if isinstance(error, ArtifactRejected):
         members["reason"] = error.code
     if isinstance(error, Refused):

@@ -4,19 +4,19 @@ import asyncio
 import gc
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app import catalog, openapi
-from app.access import ROUTES, Keys, open_keys
+from app.access import ROUTES, Keys, methods_at, open_keys
 from app.decisions import Decisions
 from app.engine.engine import Engine
 from app.errors import CONTENT_TYPE, TABLE, Problem, problem_for
@@ -25,6 +25,7 @@ from app.http_edge import Edge
 from app.metrics import Metrics
 from app.registration import Registration
 from app.routes import blobs, decisions, health, keys, models
+from app.routes.guarded import GuardedRoute
 from app.routes.infer import InferEndpoint
 from app.services import Services
 from app.settings import Settings
@@ -89,13 +90,13 @@ def create_app(settings: Settings, data: DataFolder) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan,
-        dependencies=[Depends(_authorize)],
+        redirect_slashes=False,
     )
     app.state.services = services
     app.router.routes.append(
         Route(
             "/infer",
-            InferEndpoint(gateway=gateway, keys=services.keys, metrics=metrics, settings=settings),
+            InferEndpoint(gateway=gateway, keys=services.keys, settings=settings),
             methods=["POST"],
         )
     )
@@ -108,13 +109,19 @@ def create_app(settings: Settings, data: DataFolder) -> FastAPI:
     return app
 
 
-def check_routes(routes: list[BaseRoute]) -> None:
-    """Raise `LookupError` for a route whose scope is not in the access table: default deny."""
-    for route in routes:
-        if isinstance(route, Route | APIRoute):
-            for method in (route.methods or set()) - {"HEAD"}:
-                if (method, route.path) not in ROUTES:
-                    raise LookupError(f"{method} {route.path} has no scope in app.access.ROUTES")
+def check_routes(routes: Sequence[BaseRoute]) -> None:
+    """Hold every route, included ones too, against the access table: default deny.
+
+    Raises `LookupError` for a route that is not in it, or that would not look at it.
+    """
+    for found in iter_route_contexts(routes):
+        route, path = found.original_route, found.path or ""
+        checked = isinstance(route, GuardedRoute) or isinstance(found.endpoint, InferEndpoint)
+        if not checked and path != "/openapi.json":
+            raise LookupError(f"{path or route} does not check keys: use GuardedRoute")
+        for method in (found.methods or set()) - {"HEAD"}:
+            if (method, path) not in ROUTES:
+                raise LookupError(f"{method} {path} has no scope in app.access.ROUTES")
 
 
 @asynccontextmanager
@@ -154,15 +161,6 @@ async def _watch_lag(metrics: Metrics) -> None:
         metrics.loop_lag(time.monotonic() - start - LAG_INTERVAL_S)
 
 
-async def _authorize(request: Request) -> None:
-    """Hold every route against the access table; a route that is not in it is refused."""
-    services: Services = request.app.state.services
-    need = ROUTES[
-        request.method if request.method != "HEAD" else "GET", request.scope["route"].path
-    ]
-    request.state.caller = services.keys.check(request.headers.getlist("authorization"), need)
-
-
 def _install_errors(app: FastAPI) -> None:
     for kind in {row[0] for row in TABLE} | {Exception}:
         app.add_exception_handler(kind, _raised)
@@ -181,7 +179,9 @@ async def _raised(request: Request, error: Exception) -> Response:
 
 
 async def _http(request: Request, error: Exception) -> Response:
+    """What the framework refuses. Never uses `request.url`, which the header `Host` shapes."""
     assert isinstance(error, HTTPException)
+    path = request.scope["path"]
     codes = {404: "not-found", 405: "method-not-allowed"}
     return _document(
         request,
@@ -189,8 +189,8 @@ async def _http(request: Request, error: Exception) -> Response:
             status=error.status_code,
             code=codes.get(error.status_code, "malformed"),
             title=str(error.detail),
-            detail=f"{request.method} {request.url.path[:200]}: {error.detail}.",
-            headers=error.headers or {},
+            detail=f"{request.method} {path[:200]}: {error.detail}.",
+            headers={"Allow": ", ".join(methods_at(path))} if error.status_code == 405 else {},
         ),
     )
 

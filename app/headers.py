@@ -14,17 +14,19 @@
 | `Priority` (RFC 9218) | dictionary with `u` from 0 to 7 | |
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, cast, get_args
+from urllib.request import parse_http_list
 
 import http_sf
-from http_sf import StructuredFieldError, Token
+from http_sf import DisplayString, StructuredFieldError, Token
 
+from app.errors import Malformed
 from router.constraints import Bound, Constraints, Objective
-from variants.errors import Invalid
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -41,6 +43,14 @@ _KNOWN = frozenset(
     }
 )
 _READ = _KNOWN | {b"prefer", b"priority"}
+
+MAX_DECIMAL = 999_999_999_999.0
+"""Twelve integer digits are all that a decimal can have (RFC 9651, section 3.3.2)."""
+
+_TOKEN = re.compile("[A-Za-z][A-Za-z_]*")
+
+REMEMBERED_BYTES = 512
+"""Headers up to this size are parsed once; longer ones each time, so that memory stays bounded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,23 +69,31 @@ class InferHeaders:
 def parse(raw: RawHeaders, *, max_latency_s: float) -> InferHeaders:
     """Read the request headers; deadlines above `max_latency_s` are clamped to it.
 
-    Raises `Invalid` naming the header that is malformed, unknown or repeated.
+    Raises `Malformed` naming the header that is malformed, unknown, repeated or contradictory.
     """
     relevant = tuple(
         (name, value) for name, value in raw if name in _READ or name.startswith(b"infer-")
     )
-    return _parse(relevant, max_latency_s)
+    if sum(len(value) for _, value in relevant) > REMEMBERED_BYTES:
+        return _parse(relevant, max_latency_s)
+    return _remembered(relevant, max_latency_s)
 
 
 @lru_cache(maxsize=1024)
+def _remembered(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> InferHeaders:
+    return _parse(relevant, max_latency_s)
+
+
 def _parse(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> InferHeaders:
     values: dict[bytes, bytes] = {}
     for name, value in relevant:
         if name not in _READ:
             known = ", ".join(sorted(_display(k) for k in _KNOWN))
-            raise Invalid(f"unknown header {_display(name)}; known: {known}", field=_display(name))
+            raise Malformed(
+                f"unknown header {_display(name)}; known: {known}", field=_display(name)
+            )
         if name in values and name in _KNOWN:
-            raise Invalid(f"{_display(name)} is repeated; send it once", field=_display(name))
+            raise Malformed(f"{_display(name)} is repeated; send it once", field=_display(name))
         values[name] = values[name] + b", " + value if name in values else value
     soft: set[Bound] = set()
     latency = _number(values, b"infer-max-latency-ms", "max_latency", soft, {"pctl"})
@@ -91,17 +109,17 @@ def _parse(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> I
         accuracy_point=accuracy is not None and _flag(accuracy[1], "point", "Infer-Min-Accuracy"),
         max_accuracy_drop_points=None if drop is None else drop[0],
         soft=frozenset(soft),
-        objective=_objective(values.get(b"infer-objective")),
+        objective=_objective(values),
         variants=_variants(values.get(b"infer-variants")),
         lenient=handling == "lenient",
         urgency=_urgency(values.get(b"priority")),
     )
     if constraints.max_latency_s == 0:
-        raise Invalid("Infer-Max-Latency-Ms must be greater than 0", field="Infer-Max-Latency-Ms")
+        raise Malformed("Infer-Max-Latency-Ms must be greater than 0", field="Infer-Max-Latency-Ms")
     return InferHeaders(
-        model=_text(values, b"infer-model"),
+        model=_model(values),
         constraints=constraints,
-        explain=_boolean(values.get(b"infer-explain")),
+        explain=_explain(values),
         handling=handling,
         clamped=latency is not None and latency[0] / 1000 > max_latency_s,
     )
@@ -115,25 +133,32 @@ def reply_number(value: float) -> str:
 def reply_fields(fields: dict[str, int | float | bool | str]) -> str:
     """A dictionary field with at most three fractional digits, such as `latency-ms=3.21`.
 
-    Text becomes a token where it can be one, otherwise a string.
+    Text becomes a token where it can be one, otherwise a string, or a display string where it is
+    not ASCII.
     """
     out: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, float):
             out[name] = (_decimal(value), {})
         elif isinstance(value, str):
-            out[name] = (Token(value), {}) if value.replace("_", "").isalpha() else (value, {})
+            out[name] = (_text(value), {})
         else:
             out[name] = (value, {})
     return http_sf.ser(out)
 
 
+def _text(value: str) -> Token | DisplayString | str:
+    if _TOKEN.fullmatch(value):
+        return Token(value)
+    return value if value.isascii() and value.isprintable() else DisplayString(value)
+
+
 def _decimal(value: float) -> Decimal:
-    return round(Decimal(min(value, 999_999_999_999.0)), 3)
+    return round(Decimal(max(-MAX_DECIMAL, min(value, MAX_DECIMAL))), 3)
 
 
 def _display(name: bytes) -> str:
-    return name.decode("latin-1").title()
+    return name[:80].decode("latin-1").title()
 
 
 def _item(values: dict[bytes, bytes], name: bytes) -> tuple[Any, dict[str, Any]] | None:
@@ -174,7 +199,7 @@ def _percentile(latency: tuple[float, dict[str, Any]] | None) -> int:
         or not isinstance(percentile, int)
         or not 50 <= percentile <= 99
     ):
-        raise Invalid(
+        raise Malformed(
             f"Infer-Max-Latency-Ms: pctl is {percentile}; an integer from 50 to 99 is expected",
             field="Infer-Max-Latency-Ms",
         )
@@ -184,17 +209,19 @@ def _percentile(latency: tuple[float, dict[str, Any]] | None) -> int:
 def _flag(parameters: dict[str, Any], name: str, header: str) -> bool:
     value = parameters.get(name, False)
     if not isinstance(value, bool):
-        raise Invalid(f"{header}: {name} takes no value, or ?0 or ?1", field=header)
+        raise Malformed(f"{header}: {name} takes no value, or ?0 or ?1", field=header)
     return value
 
 
-def _objective(raw: bytes | None) -> Objective | None:
-    if raw is None:
+def _objective(values: dict[bytes, bytes]) -> Objective | None:
+    item = _bare(values, b"infer-objective")
+    if item is None:
         return None
-    item = _item({b"infer-objective": raw}, b"infer-objective")
-    if item is None or str(item[0]) not in get_args(Objective) or item[1]:
-        raise _malformed(b"infer-objective", raw, "accuracy, cost or latency is expected")
-    return cast(Objective, str(item[0]))
+    if not isinstance(item, Token) or str(item) not in get_args(Objective):
+        raise _malformed(
+            b"infer-objective", values[b"infer-objective"], "accuracy, cost or latency is expected"
+        )
+    return cast(Objective, str(item))
 
 
 def _variants(raw: bytes | None) -> tuple[str, ...] | None:
@@ -204,25 +231,28 @@ def _variants(raw: bytes | None) -> tuple[str, ...] | None:
         items = cast(list[tuple[Any, dict[str, Any]]], http_sf.parse(raw, tltype="list"))
     except (StructuredFieldError, ValueError) as error:
         raise _malformed(b"infer-variants", raw, str(error)) from error
-    names = [item[0] for item in items]
-    if not names or not all(isinstance(name, str | Token) for name in names):
+    if not items or not all(isinstance(name, str | Token) and not rest for name, rest in items):
         raise _malformed(b"infer-variants", raw, 'names such as "int8", "fp16" are expected')
-    return tuple(dict.fromkeys(str(name) for name in names))
+    return tuple(dict.fromkeys(str(name) for name, _ in items))
 
 
 def _handling(raw: bytes | None) -> str | None:
     """The `handling` preference; other preferences may be ignored (RFC 7240, section 2)."""
-    for part in (raw or b"").decode("latin-1").split(","):
-        name, _, value = part.strip().partition("=")
-        if name.strip().lower() == "handling":
-            handling = value.split(";")[0].strip().strip('"').lower()
-            if handling not in ("strict", "lenient"):
-                raise Invalid(
-                    f"Prefer: handling is {handling!r}; strict or lenient is expected",
-                    field="Prefer",
-                )
-            return handling
-    return None
+    found: str | None = None
+    for part in parse_http_list((raw or b"").decode("latin-1")):
+        name, _, value = part.partition(";")[0].partition("=")
+        if name.strip().lower() != "handling":
+            continue
+        handling = value.strip().strip('"').lower()
+        if handling not in ("strict", "lenient"):
+            shown = handling[:80]
+            raise Malformed(
+                f"Prefer: handling is {shown!r}; strict or lenient is expected", field="Prefer"
+            )
+        if found not in (None, handling):
+            raise Malformed("Prefer: handling is both strict and lenient", field="Prefer")
+        found = handling
+    return found
 
 
 def _urgency(raw: bytes | None) -> int:
@@ -231,30 +261,40 @@ def _urgency(raw: bytes | None) -> int:
         return 3
     try:
         value = cast(dict[str, Any], http_sf.parse(raw, tltype="dictionary")).get("u", (3, {}))[0]
-    except (StructuredFieldError, ValueError, TypeError):
+    except (StructuredFieldError, ValueError):
         return 3
-    return value if isinstance(value, int) and 0 <= value <= 7 else 3
+    return value if type(value) is int and 0 <= value <= 7 else 3  # True is an int, too
 
 
-def _boolean(raw: bytes | None) -> bool:
-    if raw is None:
-        return False
-    item = _item({b"infer-explain": raw}, b"infer-explain")
-    if item is None or not isinstance(item[0], bool):
-        raise _malformed(b"infer-explain", raw, "?1 or ?0 is expected")
-    return item[0]
+def _explain(values: dict[bytes, bytes]) -> bool:
+    item = _bare(values, b"infer-explain")
+    if item is not None and not isinstance(item, bool):
+        raise _malformed(b"infer-explain", values[b"infer-explain"], "?1 or ?0 is expected")
+    return bool(item)
 
 
-def _text(values: dict[bytes, bytes], name: bytes) -> str | None:
+def _model(values: dict[bytes, bytes]) -> str | None:
+    item = _bare(values, b"infer-model")
+    if item is None:
+        return None
+    if not isinstance(item, str | Token):
+        raise _malformed(
+            b"infer-model", values[b"infer-model"], 'a name such as "fashion" is expected'
+        )
+    return str(item)
+
+
+def _bare(values: dict[bytes, bytes], name: bytes) -> Any:
+    """The value of an item that takes no parameters, None where the header was not sent."""
     item = _item(values, name)
     if item is None:
         return None
-    if not isinstance(item[0], str | Token):
-        raise _malformed(name, values[name], 'a name such as "fashion" is expected')
-    return str(item[0])
+    if item[1]:
+        raise _malformed(name, values[name], "no parameters are expected")
+    return item[0]
 
 
-def _malformed(name: bytes, raw: bytes, expected: str) -> Invalid:
+def _malformed(name: bytes, raw: bytes, expected: str) -> Malformed:
     shown = raw[:80].decode("latin-1")
     header = _display(name)
-    return Invalid(f"{header}: {shown!r} is malformed: {expected}", field=header)
+    return Malformed(f"{header}: {shown!r} is malformed: {expected}", field=header)

@@ -20,7 +20,10 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 
 
 class Edge:
-    """Gives each request an id, refuses header floods, and counts and times every reply."""
+    """Gives each request an id, refuses header floods, and counts and times every reply.
+
+    A caller that leaves (`ClientDisconnect` from anywhere below) is counted, and is no error.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, id_prefix: str) -> None:
         self._app = app
@@ -52,6 +55,11 @@ class Edge:
                 await send_problem(scope, reply, too_many_headers(len(scope["headers"])))
             else:
                 await self._app(scope, receive, reply)
+        except ClientDisconnect:
+            self._metrics.client_closed()
+        except Exception:
+            status = 500  # the error handler outside answers
+            raise
         finally:
             self._metrics.inflight(-1)
             self._metrics.http(
@@ -121,21 +129,22 @@ async def body_chunks(
     if declared and int(declared[0]) > max_bytes:
         raise TooLarge(f"the body has {declared[0]} bytes; at most {max_bytes} are taken")
     size = 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                message: dict[str, Any] = dict(await receive())
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > max_bytes:
-                    raise TooLarge(f"the body has more than {max_bytes} bytes")
-                yield chunk
-                if not message.get("more_body", False):
-                    return
-    except TimeoutError:
-        raise BodyTimeout(f"the body did not end within {timeout_s:g} s") from None
+    end_s = asyncio.get_running_loop().time() + timeout_s
+    more = True
+    while more:
+        try:
+            async with asyncio.timeout_at(end_s):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTimeout(f"the body did not end within {timeout_s:g} s") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise TooLarge(f"the body has more than {max_bytes} bytes")
+        yield chunk
+        more = message.get("more_body", False)
 
 
 async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:

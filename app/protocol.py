@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with a deadline and a size limit for the request head.
+"""uvicorn's HTTP protocol with deadlines and a size limit for what comes before and after a body.
 
-uvicorn itself waits for ever for the rest of a head and buffers one of any size; and it answers
-what is not HTTP in plain text.
+uvicorn itself waits for ever for the rest of a head, buffers one of any size, adds trailers to the
+headers of a request that is being served, and answers what is not HTTP in plain text.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.errors import CONTENT_TYPE, Problem
 
 MAX_HEAD_BYTES = 64 << 10
-HEAD_TIMEOUT_S = 10.0
 
 _BAD_REQUEST = Problem(
     status=400, code="malformed", title="This is not HTTP", detail="The request cannot be parsed."
@@ -27,69 +26,147 @@ _HEAD_TOO_SLOW = Problem(
     status=408,
     code="head-timeout",
     title="The request head did not arrive in time",
-    detail=f"The head must arrive within {HEAD_TIMEOUT_S:g} s.",
+    detail="Send the whole head at once.",
 )
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Closes connections whose request head is too large, too slow or not HTTP."""
+    """Closes connections whose request head is too large, too slow or not HTTP.
 
-    _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
+    `head_timeout_s` is also how long a caller may go on sending a body that was refused.
+    """
+
+    head_timeout_s = 10.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+        self._unparsed_bytes = 0
+        self._in_head = True
+        self._in_message = False
+        self._refused = False
+
+    # From the transport
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request head."""
         super().connection_made(transport)
-        self._begin_head()
-
-    def on_message_begin(self) -> None:
-        """Another head begins on this connection."""
-        super().on_message_begin()
-        if self._head_timer is None:
-            self._begin_head()
-
-    def data_received(self, data: bytes) -> None:
-        """Feed the parser and count what belongs to an unfinished head."""
-        super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(_HEAD_TOO_LARGE)
-
-    def on_headers_complete(self) -> None:
-        """The head is here."""
-        self._end_head()
-        super().on_headers_complete()
+        self._wait(_HEAD_TOO_SLOW)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""
-        self._end_head()
+        self._stop_waiting()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; what it only collects (a name, a value, an extension) is bounded."""
+        if self._refused:
+            return
+        self._unparsed_bytes += len(data)
+        super().data_received(data)
+        if self._unparsed_bytes > MAX_HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with a problem document."""
         del msg
         self._refuse(_BAD_REQUEST)
 
-    def _begin_head(self) -> None:
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse, _HEAD_TOO_SLOW)
+    # From the parser
 
-    def _end_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def on_message_begin(self) -> None:
+        """Another request begins on this connection."""
+        super().on_message_begin()
+        self._head_bytes = self._unparsed_bytes = 0
+        self._in_head = self._in_message = True
+        if self._timer is None:
+            self._wait(_HEAD_TOO_SLOW)
 
-    def _refuse(self, problem: Problem) -> None:
-        self._end_head()
-        if self.transport.is_closing():
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which is dropped."""
+        self._count(len(name) + len(value) + 4)
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is here; one that is too large is not served."""
+        self._in_head = False
+        self._unparsed_bytes = 0
+        self._stop_waiting()
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._unparsed_bytes = 0
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is here."""
+        self._in_message = False
+        self._unparsed_bytes = 0
+        self._stop_waiting()
+        if not self._refused:
+            super().on_message_complete()
+
+    # From the response
+
+    def on_response_complete(self) -> None:
+        """The answer is written. A body that goes on after it may do so only for a while."""
+        super().on_response_complete()
+        if self._in_message and self._timer is None and not self.transport.is_closing():
+            self._wait(None)
+
+    def _count(self, size: int) -> None:
+        self._unparsed_bytes = 0
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
+
+    def _wait(self, problem: Problem | None) -> None:
+        self._timer = self.loop.call_later(self.head_timeout_s, self._refuse, problem)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, problem: Problem | None) -> None:
+        """Answer with a problem and close; what came whole before this is answered first."""
+        self._stop_waiting()
+        if self._refused or self.transport.is_closing():
             return
-        body = problem.body("-")
-        head = (
-            f"HTTP/1.1 {problem.status} {_REASONS[problem.status]}\r\n"
-            f"content-type: {CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
+        self._refused = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if not cycle.more_body:
+                cycle.keep_alive = False
+                return
+            if cycle.response_started:
+                problem = None
+        if problem is not None:
+            self.transport.write(_answer(problem))
         self.transport.close()
+
+
+def limited(head_timeout_s: float) -> type[LimitedProtocol]:
+    """The protocol class with this deadline, as uvicorn's configuration takes it."""
+    return type("Protocol", (LimitedProtocol,), {"head_timeout_s": head_timeout_s})
+
+
+def _answer(problem: Problem) -> bytes:
+    body = problem.body("-")
+    head = (
+        f"HTTP/1.1 {problem.status} {_REASONS[problem.status]}\r\n"
+        f"content-type: {CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n"
+        "connection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -9,7 +9,7 @@ import structlog
 import uvicorn
 
 from app.factory import create_app
-from app.protocol import LimitedProtocol
+from app.protocol import limited
 from app.services import Services
 from app.settings import Settings
 from variants.data_folder import open_data_folder
@@ -34,7 +34,7 @@ def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _: No
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(
             app,
-            http=LimitedProtocol,
+            http=limited(settings.head_timeout_s),
             loop="uvloop",
             ws="none",
             log_config=None,

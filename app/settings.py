@@ -63,6 +63,9 @@ class Settings(BaseModel):
     hang_s: Annotated[
         float, Field(gt=0, description="shortest time after which a silent worker is replaced")
     ] = 5.0
+    head_timeout_s: Annotated[
+        float, Field(gt=0, description="time for a request's head to arrive")
+    ] = 10.0
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a body to arrive")] = 30.0
     drain_s: Annotated[float, Field(ge=0, description="time to finish work at shutdown")] = 20.0
     prices: PriceSettings = PriceSettings()

@@ -9,7 +9,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from variants.evaluation import EvaluationSet
-from variants.spec import ModelSpec, TensorSpec
+from variants.spec import ImagePreprocess, ModelSpec, TensorSpec
 
 FEATURES = 4
 CLASSES = 3
@@ -149,3 +149,109 @@ def tiny_evaluation(rows: int = 100, *, wrong: int = 0) -> EvaluationSet:
     labels = tiny_logits(x).argmax(axis=1).astype(np.int64)
     labels[:wrong] = (labels[:wrong] + 1) % CLASSES
     return EvaluationSet(inputs={"x": x}, labels=labels)
+
+
+def picture_onnx(path: Path, *, side: int = 8, channels: int = 1, seed: int = 0) -> Path:
+    """A classifier of pictures: `x [batch, channels, side, side]` to `logits [batch, 3]`."""
+    pixels = channels * side * side
+    weight = np.random.default_rng(seed).normal(size=(pixels, CLASSES)).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    shape = [BATCH, channels, side, side]
+    initializers = [numpy_helper.from_array(weight, "weight")]
+    return save(model(graph(nodes, inputs=[tensor("x", shape)], initializers=initializers)), path)
+
+
+def picture_spec(
+    name: str = "picture", *, side: int = 8, mode: Literal["L", "RGB"] = "L"
+) -> ModelSpec:
+    """What `picture_onnx` keeps; its input may be sent as a PNG or JPEG."""
+    channels = 1 if mode == "L" else 3
+    return ModelSpec(
+        name=name,
+        task="classification",
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(channels, side, side)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(CLASSES,)),),
+        labels=LABELS,
+        preprocess=ImagePreprocess(mode=mode),
+    )
+
+
+def pair_onnx(path: Path) -> Path:
+    """Raw tensors: `log = ln(x)`, which is NaN below 0, and `chosen = ids where flag else −ids`."""
+    nodes = [
+        helper.make_node("Log", ["x"], ["log"]),
+        helper.make_node("Neg", ["ids"], ["negative"]),
+        helper.make_node("Where", ["flag", "ids", "negative"], ["chosen"]),
+    ]
+    inputs = [
+        tensor("x", [BATCH, 2, 3]),
+        tensor("ids", [BATCH, 2], TensorProto.INT64),
+        tensor("flag", [BATCH, 1], TensorProto.BOOL),
+    ]
+    outputs = [tensor("log", [BATCH, 2, 3]), tensor("chosen", [BATCH, 2], TensorProto.INT64)]
+    return save(model(graph(nodes, inputs=inputs, outputs=outputs)), path)
+
+
+def pair_spec(name: str = "pair") -> ModelSpec:
+    """What `pair_onnx` keeps: three inputs of three kinds, two raw outputs."""
+    return ModelSpec(
+        name=name,
+        task="tensors",
+        inputs=(
+            TensorSpec(name="x", dtype="float32", shape=(2, 3)),
+            TensorSpec(name="ids", dtype="int64", shape=(2,)),
+            TensorSpec(name="flag", dtype="bool", shape=(1,)),
+        ),
+        outputs=(
+            TensorSpec(name="log", dtype="float32", shape=(2, 3)),
+            TensorSpec(name="chosen", dtype="int64", shape=(2,)),
+        ),
+        max_batch=8,
+    )
+
+
+def patient_onnx(path: Path) -> Path:
+    """As slow as it is asked to be: `x [batch, 1]` is the number of multiplications to make."""
+    size = 256
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "square"], ["next"]),
+            helper.make_node("Identity", ["go"], ["go_on"]),
+        ],
+        "body",
+        [
+            tensor("i", [], TensorProto.INT64),
+            tensor("go", [], TensorProto.BOOL),
+            tensor("state", [size, size]),
+        ],
+        [tensor("go_on", [], TensorProto.BOOL), tensor("next", [size, size])],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["count", "", "square"], ["end"], body=body),
+        helper.make_node("ReduceMax", ["end"], ["one"], keepdims=0),
+        helper.make_node("Mul", ["x", "one"], ["y"]),
+    ]
+    square = numpy_helper.from_array(np.eye(size, dtype=np.float32), "square")
+    built = graph(
+        nodes,
+        inputs=[tensor("x", [BATCH, 1])],
+        outputs=[tensor("y", [BATCH, 1])],
+        initializers=[square],
+    )
+    return save(model(built), path)
+
+
+def patient_spec(name: str = "patient") -> ModelSpec:
+    """What `patient_onnx` keeps: one number in, the same number out."""
+    return ModelSpec(
+        name=name,
+        task="tensors",
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(1,)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=(1,)),),
+        max_batch=1,
+    )

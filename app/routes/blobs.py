@@ -6,10 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app.http_edge import body_chunks
+from app.routes.guarded import GuardedRoute
 from app.schemas import BlobOut
 from app.services import Parts
 
-router = APIRouter(prefix="/v1/blobs", tags=["admin"])
+router = APIRouter(prefix="/v1/blobs", tags=["admin"], route_class=GuardedRoute)
 
 UPLOAD_TIMEOUT_S = 3600.0
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in lower-case hex")]

@@ -4,10 +4,11 @@ from fastapi import APIRouter, Request
 
 from app import headers
 from app.errors import TensorMismatch, milliseconds
+from app.routes.guarded import GuardedRoute
 from app.schemas import DecisionOut, DecisionRecordOut, RouteIn, decision_json
 from app.services import Parts
 
-router = APIRouter(prefix="/v1", tags=["decisions"])
+router = APIRouter(prefix="/v1", tags=["decisions"], route_class=GuardedRoute)
 
 
 @router.post("/route", summary="Dry run of the router")

@@ -4,10 +4,11 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
+from app.routes.guarded import GuardedRoute
 from app.schemas import Health
 from app.services import Parts
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=GuardedRoute)
 
 
 @router.get("/healthz", summary="Alive")

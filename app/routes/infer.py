@@ -16,7 +16,6 @@ from app.errors import Malformed, WrongContentType, milliseconds
 from app.gateway import Gateway, Reply
 from app.headers import InferHeaders
 from app.http_edge import cancel_on_disconnect, header_values, read_body, send_response
-from app.metrics import Metrics
 from app.schemas import decision_json
 from app.settings import Settings
 from router.constraints import Constraints
@@ -26,26 +25,20 @@ from variants.spec import ModelSpec
 OFF_LOOP_BYTES = 1 << 20
 """Bodies from this size on are decoded on a thread, so that they do not hold up the others."""
 
+ON_LOOP_PIXELS = 1 << 18
+"""So are pictures with more pixels than this."""
+
 
 class InferEndpoint:
     """The ASGI application behind `POST /infer`."""
 
-    def __init__(
-        self, *, gateway: Gateway, keys: Keys, metrics: Metrics, settings: Settings
-    ) -> None:
+    def __init__(self, *, gateway: Gateway, keys: Keys, settings: Settings) -> None:
         self._gateway = gateway
         self._keys = keys
-        self._metrics = metrics
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every refusal is raised and becomes a problem document."""
-        try:
-            await self._serve(scope, receive, send)
-        except ClientDisconnect:
-            self._metrics.client_closed()
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._keys.check(header_values(scope, b"authorization"), "infer")
         asked = headers.parse(scope["headers"], max_latency_s=self._settings.max_latency_s)
         content_type = _content_type(scope)
@@ -55,10 +48,7 @@ class InferEndpoint:
             max_bytes=self._settings.max_body_bytes,
             timeout_s=self._settings.body_timeout_s,
         )
-        if len(raw) < OFF_LOOP_BYTES:
-            model, inputs = self._decode(content_type, raw, asked)
-        else:
-            model, inputs = await asyncio.to_thread(self._decode, content_type, raw, asked)
+        model, inputs = await self._decode(content_type, raw, asked)
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
@@ -77,23 +67,37 @@ class InferEndpoint:
             send, 200, _reply_headers(asked, reply), _reply_body(model, asked, reply)
         )
 
-    def _decode(
+    async def _decode(
         self, content_type: str, raw: bytes, asked: InferHeaders
+    ) -> tuple[ServedModel, Tensors]:
+        """Decode at once what is small, on a thread what would hold up the others."""
+        if len(raw) < OFF_LOOP_BYTES:
+            try:
+                return self._decode_now(content_type, raw, asked, ON_LOOP_PIXELS)
+            except images.TooManyPixels:
+                pass  # so far only the picture's header was read
+        return await asyncio.to_thread(
+            self._decode_now, content_type, raw, asked, images.MAX_PIXELS
+        )
+
+    def _decode_now(
+        self, content_type: str, raw: bytes, asked: InferHeaders, max_pixels: int
     ) -> tuple[ServedModel, Tensors]:
         if content_type in images.FORMATS:
             if asked.model is None:
                 raise Malformed("name the model in the header Infer-Model", field="Infer-Model")
             model = self._gateway.model(asked.model)
-            picture = images.decode(raw, model.spec, (images.FORMATS[content_type],))
+            formats = (images.FORMATS[content_type],)
+            picture = images.decode(raw, model.spec, formats, max_pixels=max_pixels)
             return model, {model.spec.inputs[0].name: picture}
         request = body.parse_json(raw)
-        name = request.get("model", asked.model)
+        name = request.model if request.model is not None else asked.model
         if name is None:
             raise Malformed("name the model in 'model' or in the header Infer-Model", field="model")
         if asked.model is not None and name != asked.model:
             raise Malformed("'model' and the header Infer-Model disagree", field="model")
         model = self._gateway.model(name)
-        return model, body.tensors(model.spec, request["inputs"], raw)
+        return model, body.tensors(model.spec, request, max_pixels=max_pixels)
 
 
 def _content_type(scope: Scope) -> str:

@@ -4,10 +4,11 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
+from app.routes.guarded import GuardedRoute
 from app.schemas import KeyCreated, KeyIn, KeyList, key_out
 from app.services import Parts
 
-router = APIRouter(prefix="/v1/keys", tags=["admin"])
+router = APIRouter(prefix="/v1/keys", tags=["admin"], route_class=GuardedRoute)
 
 
 @router.get("", summary="Every key")

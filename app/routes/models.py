@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.routes.guarded import GuardedRoute
 from app.schemas import (
     ModelList,
     ModelOut,
@@ -21,7 +22,7 @@ from app.services import Parts, Services, Who
 from variants.manifest import Manifest
 from variants.registry import VariantRecord
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRoute)
 
 MAX_WAIT_S = 600
 _WAIT = re.compile(r"(?:^|,)\s*wait=(\d{1,4})\s*(?:,|$)")

@@ -1,0 +1,56 @@
+"""Control routes: the key is checked and the body bounded before FastAPI looks at either."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Message
+
+from app import body
+from app.access import ROUTES
+from app.errors import WrongContentType
+from app.http_edge import header_values, read_body
+from app.services import services
+
+MAX_BYTES = 1 << 20
+"""Largest JSON body of a control route."""
+
+
+class GuardedRoute(APIRoute):
+    """A route that answers only callers with the scope that the access table asks for.
+
+    A body must be JSON, strict as that of `/infer`, and of at most `MAX_BYTES`.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler behind the checks."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            parts = services(request)
+            need = ROUTES[request.method, self.path]
+            keys = header_values(request.scope, b"authorization")
+            request.state.caller = parts.keys.check(keys, need)
+            if self.body_field is not None:
+                raw = await _json(request, parts.settings.body_timeout_s)
+                request = Request(request.scope, _replay(raw))
+            return await handle(request)
+
+        return guarded
+
+
+async def _json(request: Request, timeout_s: float) -> bytes:
+    found = header_values(request.scope, b"content-type")
+    if len(found) != 1 or found[0].partition(";")[0].strip().lower() != "application/json":
+        raise WrongContentType("send the body with Content-Type: application/json")
+    raw = await read_body(request.scope, request.receive, max_bytes=MAX_BYTES, timeout_s=timeout_s)
+    body.strict(raw)
+    return raw
+
+
+def _replay(raw: bytes) -> Callable[[], Awaitable[Message]]:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": raw, "more_body": False}
+
+    return receive
