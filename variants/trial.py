@@ -3,14 +3,16 @@
 A file from a stranger may crash, hang or exhaust its loader, so nothing else opens it first. The
 build measures through the same processes, because memory is only meaningful in a fresh one.
 
-Wire: the parent starts `python -m variants.trial` and writes one JSON object a line to its
-standard input (`check`, `profile`, `accuracy`); the child answers with `{"progress": 0.5}` lines
-and then `{"result": …}` or `{"error": "…", "code": "…"}`.
+Wire: the parent starts `python -m variants.trial PARENT_PID` and writes one JSON object a line to
+its standard input (`check`, `profile`, `accuracy`); the child answers with `{"progress": 0.5}`
+lines and then `{"result": …}` or `{"error": "…", "code": "…"}`.
 """
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +34,7 @@ from variants.spec import ModelSpec
 
 GIB = 2**30
 SAMPLE_ROWS = 64
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +73,15 @@ _profile: TypeAdapter[Profile] = TypeAdapter(Profile)
 _accuracy: TypeAdapter[Accuracy] = TypeAdapter(Accuracy)
 
 
-def run(request: Request, progress: Progress = lambda _: None) -> Result:
+def run(
+    request: Request,
+    progress: Progress = lambda _: None,
+    on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
+) -> Result:
     """Check the file, measure it on each runtime and score it on the fastest.
 
-    Raises `ArtifactRejected` for a file that is not allowed or that no runtime loads.
+    `on_start` is told of each process as it starts, so that another thread can end the trial by
+    killing them. Raises `ArtifactRejected` for a file that is not allowed or that no runtime loads.
     """
     parts = len(request.runtimes) + len(request.evaluations)
     done = 0
@@ -86,7 +94,7 @@ def run(request: Request, progress: Progress = lambda _: None) -> Result:
     with ExitStack() as stack:
         children: dict[str, _Child] = {}
         for runtime in request.runtimes:
-            child = children[runtime] = stack.enter_context(_Child(request))
+            child = children[runtime] = stack.enter_context(_Child(request, on_start))
             if len(children) == 1:
                 _check(child, part)
             try:
@@ -125,12 +133,15 @@ def _check(child: "_Child", progress: Progress) -> None:
 class _Child:
     """One throw-away process, driven line by line and killed at the time limit."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(
+        self, request: Request, on_start: Callable[[subprocess.Popen[bytes]], None]
+    ) -> None:
         self._request = request
+        self._on_start = on_start
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "variants.trial"],
+            [sys.executable, "-m", "variants.trial", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -139,6 +150,7 @@ class _Child:
         self._watchdog = threading.Timer(self._request.timeout_s, self._process.kill)
         self._watchdog.daemon = True
         self._watchdog.start()
+        self._on_start(self._process)
         self._send(_request.dump_python(self._request, mode="json"))
         return self
 
@@ -246,7 +258,10 @@ class _Trial:
 
 
 def main() -> None:
-    """The child: read operations until the input ends."""
+    """The child: read operations until the input ends, or the parent does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        return  # the parent ended before the signal was asked for
     # What a library prints must not be taken for an answer, so answers have a stream of their own.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)

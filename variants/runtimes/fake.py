@@ -1,8 +1,9 @@
 """A runtime without a library, for tests of everything above it.
 
 The artifact is a JSON file: `{"outputs": {"logits": [2]}, "scale": 1.0, "service_s": 0.0,
-"fault": null}`. Every output is filled with `scale` times the sum of the first input's row.
-`fault` is `crash`, `hang` or `shape`, and takes effect at the first run.
+"fault": null, "fault_above": null}`. Every output is filled with `scale` times the sum of the first
+input's row. `fault` is `crash`, `hang` or `shape`, and takes effect at the first run, or at the
+first with a value above `fault_above`.
 """
 
 import json
@@ -34,14 +35,15 @@ class _Session:
         self._plan = plan
 
     def run(self, inputs: Tensors) -> dict[str, Tensor]:
-        fault = self._plan.get("fault")
+        first = np.asarray(next(iter(inputs.values())), dtype=np.float32)
+        above = self._plan.get("fault_above")
+        fault = self._plan.get("fault") if above is None or first.max() > above else None
         if fault == "crash":
             os.abort()
         if fault == "hang":
             time.sleep(3600)
         if service_s := self._plan.get("service_s"):
             time.sleep(service_s)
-        first = np.asarray(next(iter(inputs.values())), dtype=np.float32)
         rows = first.shape[0] + (fault == "shape")
         sums = np.resize(first.reshape(first.shape[0], -1).sum(axis=1), rows)
         scaled = sums * np.float32(self._plan.get("scale", 1.0))
