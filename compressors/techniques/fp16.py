@@ -17,6 +17,8 @@ from variants.errors import Invalid
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 
+LARGEST = float(np.finfo(np.float16).max)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
@@ -45,7 +47,7 @@ def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
         if values.size < config.min_elements:
             continue
         largest = float(np.abs(values).max())
-        if largest > np.finfo(np.float16).max:
+        if largest > LARGEST:
             raise Invalid(f"tensor {tensor.name!r} holds {largest:g}, beyond float16's 65504")
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))

@@ -34,10 +34,10 @@ class Normalise(nn.Module):
         return (image - 0.286) / 0.353
 
 
-def conv(inputs: int, outputs: int) -> list[nn.Module]:
-    """A 3×3 convolution, batch normalisation and a rectifier."""
+def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution, batch normalisation and a rectifier."""
     return [
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(),
     ]
@@ -70,18 +70,15 @@ def build_model() -> nn.Module:
 
 
 def build_student() -> nn.Module:
-    """0.2 million weights: the same form, with a third pooling and one narrow layer."""
+    """0.4 million weights: strides take the place of pooling, one narrow layer of two wide ones."""
     return nn.Sequential(
         Normalise(),
-        *conv(1, 16),
-        nn.MaxPool2d(2),
-        *conv(16, 32),
-        nn.MaxPool2d(2),
+        *conv(1, 16, size=5, stride=2),
+        *conv(16, 32, stride=2),
         *conv(32, 64),
-        nn.MaxPool2d(2),
         nn.Flatten(),
-        *dense(64 * 3 * 3, 256),
-        nn.Linear(256, 10),
+        *dense(64 * 7 * 7, 128),
+        nn.Linear(128, 10),
     )
 
 
