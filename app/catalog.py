@@ -7,14 +7,18 @@ assignment, so that no request ever waits for the database or sees half a change
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import structlog
+
 from router.candidate import Candidate
 from variants.cost import Prices, usd_per_million
 from variants.data_folder import DataFolder
-from variants.errors import NotFound
+from variants.errors import Invalid, NotFound
 from variants.lifecycle import State
 from variants.manifest import Manifest
 from variants.registry import ModelRecord
 from variants.spec import ModelSpec
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +83,13 @@ def read_model(data: DataFolder, name: str, prices: Prices) -> ServedModel:
     active: dict[str, ServedVariant] = {}
     others: dict[str, State] = {}
     for variant in data.registry.variants(name):
+        others[variant.name] = variant.state
         if variant.state == "active" and variant.manifest_id is not None:
-            manifest = data.store.manifest(variant.manifest_id)
-            active[variant.name] = ServedVariant(
-                manifest=manifest, candidate=candidate(manifest, prices)
-            )
-        else:
-            others[variant.name] = variant.state
+            try:
+                active[variant.name] = served(data.store.manifest(variant.manifest_id), prices)
+                del others[variant.name]
+            except (Invalid, NotFound) as error:  # this one is lost; the others are served
+                log.error("manifest_damaged", model=name, variant=variant.name, error=str(error))
     return ServedModel(record=record, variants=active, others=others)
 
 
@@ -93,6 +97,11 @@ def read(data: DataFolder, prices: Prices) -> Catalog:
     """All models as registry and store have them now."""
     names = [record.spec.name for record in data.registry.models()]
     return Catalog(models={name: read_model(data, name, prices) for name in names})
+
+
+def served(manifest: Manifest, prices: Prices) -> ServedVariant:
+    """A variant as it is served."""
+    return ServedVariant(manifest=manifest, candidate=candidate(manifest, prices))
 
 
 def candidate(manifest: Manifest, prices: Prices) -> Candidate:

@@ -19,6 +19,7 @@ from app import catalog, openapi
 from app.access import ROUTES, Keys, methods_at, open_keys
 from app.decisions import Decisions
 from app.engine.engine import Engine
+from app.engine.process import Process
 from app.errors import CONTENT_TYPE, TABLE, Problem, problem_for
 from app.gateway import Gateway
 from app.http_edge import Edge
@@ -31,6 +32,8 @@ from app.services import Services
 from app.settings import Settings
 from router import policies
 from variants.data_folder import DataFolder
+from variants.errors import Invalid
+from variants.measure import Effort
 from variants.profile import host_fingerprint
 
 log = structlog.get_logger()
@@ -39,8 +42,8 @@ KEYS_REFRESH_S = 0.5
 LAG_INTERVAL_S = 0.5
 
 
-def create_app(settings: Settings, data: DataFolder) -> FastAPI:
-    """The gateway over an open data folder.
+def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process] = ()) -> FastAPI:
+    """The gateway over an open data folder; `processes` are workers that were started already.
 
     Raises `Invalid` for an open address without keys or an unknown policy.
     """
@@ -49,7 +52,7 @@ def create_app(settings: Settings, data: DataFolder) -> FastAPI:
     prefix = secrets.token_hex(4)
     engine = Engine(
         store=data.store,
-        policy=policies.find(settings.policy),
+        policy=_policy(settings.policy),
         metrics=metrics,
         workers=settings.workers,
         threads=settings.threads,
@@ -77,10 +80,12 @@ def create_app(settings: Settings, data: DataFolder) -> FastAPI:
             metrics=metrics,
             prices=settings.prices.prices(),
             threads=settings.threads,
+            effort=Effort(seconds=settings.profile_s),
         ),
         keys=open_keys(data.registry, data.root, required=settings.require_keys),
         decisions=remembered,
         metrics=metrics,
+        processes=tuple(processes),
         host=host_fingerprint(),
     )
     app = FastAPI(
@@ -130,7 +135,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services.data.store.sweep()
     services.registration.recover()
     served = catalog.read(services.data, services.settings.prices.prices())
-    services.engine.start(served)
+    services.engine.start(served, services.processes)
     tasks = [
         asyncio.create_task(_refresh_keys(services.keys)),
         asyncio.create_task(_watch_lag(services.metrics)),
@@ -142,6 +147,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         task.cancel()
     await services.registration.stop()
     await services.engine.stop(services.settings.drain_s)
+
+
+def _policy(name: str) -> policies.Policy:
+    try:
+        return policies.find(name)
+    except policies.UnknownPolicy as error:
+        raise Invalid(str(error), field="policy") from error
 
 
 async def _refresh_keys(keys: Keys) -> None:

@@ -98,6 +98,7 @@ class Gateway:
         `Infeasible`, `Overloaded`, `QueueFull`, `Draining`, `DeadlinePassed`, `RunFailed` or
         `WorkerLost`. Cancelling it takes the request out of the queue.
         """
+        model = self.model(model.spec.name)  # the newest snapshot: decoding may have taken a while
         rows = len(next(iter(inputs.values())))
         number = self._engine.next_id()
         id = f"{self._id_prefix}-{number:x}"

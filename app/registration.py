@@ -1,18 +1,19 @@
 """New variants while traffic flows: check, trial, profile, activate; and the way back.
 
-Every step is recorded in the registry. Nothing here touches a request: the engine is told of a
-change once it is complete.
+Every step is recorded in the registry first. Nothing here touches a request: the engine loads a
+variant before it is told to route to it, and the snapshot is swapped once, when all is done.
 """
 
 import asyncio
-import dataclasses
+import subprocess
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import structlog
 
-from app.catalog import ServedModel, ServedVariant, candidate, read_model
+from app import catalog
+from app.catalog import ServedVariant
 from app.engine.engine import Engine
 from app.engine.worker import LoadFailed
 from app.metrics import Metrics
@@ -21,8 +22,9 @@ from variants import runtimes, trial
 from variants.cost import Prices
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, Invalid
-from variants.lifecycle import State
+from variants.lifecycle import State, check_transition
 from variants.manifest import Artifact, Manifest, manifest_id
+from variants.measure import Effort
 from variants.registry import VariantRecord
 
 log = structlog.get_logger()
@@ -37,18 +39,29 @@ INTERRUPTED: dict[State, State] = {
 
 
 class Registration:
-    """Admin changes, one at a time, in the order in which they came."""
+    """Admin changes, one at a time; and trials, one at a time, for they measure speed."""
 
     def __init__(
-        self, *, data: DataFolder, engine: Engine, metrics: Metrics, prices: Prices, threads: int
+        self,
+        *,
+        data: DataFolder,
+        engine: Engine,
+        metrics: Metrics,
+        prices: Prices,
+        threads: int,
+        effort: Effort,
     ) -> None:
         self._data = data
         self._engine = engine
         self._metrics = metrics
         self._prices = prices
         self._threads = threads
+        self._effort = effort
         self._changing = asyncio.Lock()
-        self._trials: set[asyncio.Task[None]] = set()
+        self._trying = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._trial: subprocess.Popen[bytes] | None = None
+        self._stopped = False
 
     def recover(self) -> None:
         """Settle the variants that an earlier run left between two states."""
@@ -85,31 +98,36 @@ class Registration:
             actor=actor,
             reason="registered over the API",
         )
-        task = asyncio.create_task(self._try(model, wanted, actor))
-        self._trials.add(task)
-        task.add_done_callback(self._trials.discard)
+        task = asyncio.create_task(self._settle(model, wanted, actor))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
     async def activate(self, model: str, variant: str, actor: str) -> None:
-        """Load a variant on the workers and route to it.
+        """Load a variant on the workers and route to it; this ends its quarantine.
 
         Raises `NotFound`, `Conflict`, or `LoadFailed`; then everything stays as it was.
         """
         start = time.monotonic()
         async with self._changing:
-            served = self._engine.catalog.model(model)
             record = await asyncio.to_thread(self._data.registry.variant, model, variant)
-            if record.state == "active":
-                return
-            await self._load(served, record)
-            await self._move(model, variant, "active", actor, "activated")
-            await self._refresh(model)
+            if record.state != "active":
+                check_transition(variant, record.state, "active")
+            served = await asyncio.to_thread(self._served, record)
+            await self._engine.load(self._engine.catalog.model(model), served)
+            if record.state != "active":
+                try:
+                    await self._move(model, variant, "active", actor, "activated")
+                except BaseException:
+                    await self._engine.unload(served)
+                    raise
+            await self._publish(model)
         self._metrics.switched(model, "activated", time.monotonic() - start)
 
     async def deactivate(self, model: str, variant: str, actor: str) -> None:
         """Stop routing to a variant, let its admitted requests finish, and unload it.
 
-        Raises `NotFound`, or `Conflict` for the reference and for the last active variant.
+        Raises `NotFound`, or `Conflict` for the reference and for the last one that can serve.
         """
         start = time.monotonic()
         async with self._changing:
@@ -117,83 +135,90 @@ class Registration:
             record = await asyncio.to_thread(self._data.registry.variant, model, variant)
             if record.state == "inactive":
                 return
+            check_transition(variant, record.state, "draining")
             if served.record.reference == variant:
                 raise Conflict(
                     f"{variant!r} is the reference of {model!r}: set another reference first"
                 )
-            if set(served.variants) == {variant}:
-                raise Conflict(f"{variant!r} is the last active variant of {model!r}")
+            if self._engine.routable(served) <= {variant}:
+                raise Conflict(f"{variant!r} is the last variant of {model!r} that can serve")
             await self._move(model, variant, "draining", actor, "deactivated")
-            await self._engine.disengage(served, variant)
+            await self._engine.retire(served, variant)
             await self._move(model, variant, "inactive", actor, "drained")
-            await self._refresh(model)
+            await self._publish(model)
         self._metrics.switched(model, "deactivated", time.monotonic() - start)
 
     async def set_reference(self, model: str, variant: str) -> None:
         """Count accuracy drops from this variant. Raises `NotFound` or `Conflict`."""
         async with self._changing:
             await asyncio.to_thread(self._data.registry.set_reference, model, variant)
-            await self._refresh(model)
+            await self._publish(model)
 
     async def stop(self) -> None:
-        """End the trials that run; what they tried is settled at the next start."""
-        for task in self._trials:
+        """End the trials that run; the next start settles what they tried."""
+        self._stopped = True
+        if self._trial is not None:
+            self._trial.kill()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._trials, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _try(self, model: str, wanted: VariantIn, actor: str) -> None:
+    async def _settle(self, model: str, wanted: VariantIn, actor: str) -> None:
+        """Bring a registered variant to `active`, `inactive` or `failed`."""
         start = time.monotonic()
-        outcome = "ok"
         try:
-            manifest = await self._measure(model, wanted)
+            async with self._trying:
+                manifest = await self._measure(model, wanted)
             await asyncio.to_thread(self._data.store.put_manifest, manifest)
             await self._move(model, wanted.name, "verified", actor, "checked and loaded in a trial")
-            await asyncio.to_thread(
-                self._data.registry.move,
+            await self._move(
                 model,
                 wanted.name,
                 "profiled",
-                actor=actor,
-                reason="measured on this host",
+                actor,
+                "measured on this host",
                 manifest_id=manifest.id,
             )
             if wanted.activate:
                 await self.activate(model, wanted.name, actor)
             else:
                 await self._move(model, wanted.name, "inactive", actor, "waits for activation")
+                await self._show(model)
+            outcome = "ok"
         except (GearshiftError, LoadFailed) as error:
             outcome = "failed"
-            await self._move(model, wanted.name, "failed", "gateway", str(error))
             log.warning("variant_failed", model=model, variant=wanted.name, reason=str(error))
+            await self._fail(model, wanted.name, str(error))
         except Exception:  # a bug must not leave the variant between two states for ever
             outcome = "failed"
-            await self._move(model, wanted.name, "failed", "gateway", "internal error; see the log")
             log.exception("variant_failed", model=model, variant=wanted.name)
-        finally:
-            self._metrics.registered(outcome, time.monotonic() - start)
-            if outcome == "failed" or not wanted.activate:
-                async with self._changing:
-                    await self._refresh(model)
+            await self._fail(model, wanted.name, "internal error; see the log")
+        self._metrics.registered(outcome, time.monotonic() - start)
+
+    async def _fail(self, model: str, variant: str, reason: str) -> None:
+        try:
+            await self._move(model, variant, "failed", "gateway", reason)
+            await self._show(model)
+        except Exception:  # the database is out of reach; the next start settles it
+            log.exception("variant_not_settled", model=model, variant=variant)
 
     async def _measure(self, model: str, wanted: VariantIn) -> Manifest:
         record = await asyncio.to_thread(self._data.registry.model, model)
         store = self._data.store
         digest = record.evaluation_digest
-        result = await asyncio.to_thread(
-            trial.run,
-            trial.Request(
-                path=store.blob_path(wanted.artifact.digest),
-                spec=record.spec,
-                runtimes=runtimes.installed(),
-                evaluations={} if digest is None else {"test": store.blob_path(digest)},
-                threads=self._threads,
-            ),
+        request = trial.Request(
+            path=store.blob_path(wanted.artifact.digest),
+            spec=record.spec,
+            runtimes=runtimes.installed(),
+            evaluations={} if digest is None else {"test": store.blob_path(digest)},
+            threads=self._threads,
+            effort=self._effort,
         )
+        result = await asyncio.to_thread(trial.run, request, on_start=self._on_trial)
         parent = None
         if wanted.parent is not None:
-            parent = (
-                await asyncio.to_thread(self._data.registry.variant, model, wanted.parent)
-            ).manifest_id
+            parent = await asyncio.to_thread(self._data.registry.variant, model, wanted.parent)
+        parent_id = None if parent is None else parent.manifest_id
         artifact = Artifact(
             digest=wanted.artifact.digest,
             size_bytes=store.blob_size(wanted.artifact.digest),
@@ -204,14 +229,14 @@ class Registration:
             id=manifest_id(
                 model=model,
                 variant=wanted.name,
-                parent=parent,
+                parent=parent_id,
                 recipe=recipe,
                 tools=tools,
                 artifact=artifact,
             ),
             model=model,
             variant=wanted.name,
-            parent=parent,
+            parent=parent_id,
             recipe=recipe,
             tools=tools,
             artifact=artifact,
@@ -222,29 +247,42 @@ class Registration:
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    async def _load(self, served: ServedModel, record: VariantRecord) -> None:
-        """Have the engine serve the variant beside the others."""
+    def _on_trial(self, process: subprocess.Popen[bytes]) -> None:
+        """Remember the process that runs a stranger's file; called on the trial's thread."""
+        self._trial = process
+        if self._stopped:
+            process.kill()
+
+    def _served(self, record: VariantRecord) -> ServedVariant:
         if record.manifest_id is None:
             raise Conflict(f"variant {record.name!r} is {record.state} and was never profiled")
-        manifest = await asyncio.to_thread(self._data.store.manifest, record.manifest_id)
-        fresh = dataclasses.replace(
-            served,
-            variants={
-                **served.variants,
-                record.name: ServedVariant(
-                    manifest=manifest, candidate=candidate(manifest, self._prices)
-                ),
-            },
-            others={n: s for n, s in served.others.items() if n != record.name},
-        )
-        await self._engine.engage(fresh)
+        return catalog.served(self._data.store.manifest(record.manifest_id), self._prices)
 
-    async def _refresh(self, model: str) -> None:
+    async def _show(self, model: str) -> None:
+        async with self._changing:
+            await self._publish(model)
+
+    async def _publish(self, model: str) -> None:
         """Let the snapshot show what the registry says now."""
-        renewed = await asyncio.to_thread(read_model, self._data, model, self._prices)
-        await self._engine.engage(renewed)
+        renewed = await asyncio.to_thread(catalog.read_model, self._data, model, self._prices)
+        self._engine.publish(renewed)
 
-    async def _move(self, model: str, variant: str, state: State, actor: str, reason: str) -> None:
+    async def _move(
+        self,
+        model: str,
+        variant: str,
+        state: State,
+        actor: str,
+        reason: str,
+        *,
+        manifest_id: str | None = None,
+    ) -> None:
         await asyncio.to_thread(
-            self._data.registry.move, model, variant, state, actor=actor, reason=reason
+            self._data.registry.move,
+            model,
+            variant,
+            state,
+            actor=actor,
+            reason=reason,
+            manifest_id=manifest_id,
         )

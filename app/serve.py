@@ -1,19 +1,13 @@
-"""`gearshift serve`: one uvicorn process over one data folder."""
+"""`gearshift serve`: the workers first, the gateway while they start.
 
-import logging
-import socket
-import sys
+Imports nothing heavy itself: the gateway's own imports take longer than a worker's, and on two
+cores both go on at the same time.
+"""
+
 from collections.abc import Callable
 
-import structlog
-import uvicorn
-
-from app.factory import create_app
-from app.protocol import limited
-from app.services import Services
+from app.engine.process import spawn
 from app.settings import Settings
-from variants.data_folder import open_data_folder
-from variants.errors import Invalid
 
 
 def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _: None) -> None:
@@ -22,72 +16,11 @@ def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _: No
     `on_listening` is told the address once connections are taken. Raises `Invalid` when the
     address cannot be bound.
     """
-    configure_logs()
-    with open_data_folder(settings.data_dir) as data, _listen(settings) as listener:
-        app = create_app(settings, data)
-        services: Services = app.state.services
-        if not data.registry.api_keys() and settings.require_keys:
-            key = services.keys.create(
-                "first admin", frozenset({"infer", "read", "admin", "metrics"})
-            )
-            print(f"First start: the admin key, shown once: {key}", file=sys.stderr)
-        host, port = listener.getsockname()[:2]
-        config = uvicorn.Config(
-            app,
-            http=limited(settings.head_timeout_s),
-            loop="uvloop",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(settings.drain_s) + 1,
-            backlog=2048,
-        )
-        server = _Server(config, services)
-        on_listening(f"http://{host}:{port}")
-        server.run(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    """Lets the engine refuse new work as soon as the signal arrives."""
-
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
-        self._services = services
-
-    def handle_exit(self, sig: int, frame: object) -> None:
-        self._services.engine.drain()
-        super().handle_exit(sig, frame)  # type: ignore[arg-type]  # uvicorn narrows the frame
-
-
-def configure_logs() -> None:
-    """One JSON object a line on standard error, uvicorn's own messages included."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    processes = [spawn() for _ in range(settings.workers)]
     try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise Invalid(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "stop what holds the port or choose another with --port",
-            field="port",
-        ) from error
-    return listener
+        from app.server import run
+
+        run(settings, processes, on_listening)
+    finally:
+        for process in processes:
+            process.end()

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from app.access import Caller, Keys
 from app.decisions import Decisions
 from app.engine.engine import Engine
+from app.engine.process import Process
 from app.gateway import Gateway
 from app.metrics import Metrics
 from app.registration import Registration
@@ -27,6 +28,7 @@ class Services:
     keys: Keys
     decisions: Decisions
     metrics: Metrics
+    processes: tuple[Process, ...]
     host: str
 
 

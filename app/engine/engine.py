@@ -5,15 +5,18 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import structlog
 
 from app.catalog import Catalog, ServedModel, ServedVariant
 from app.engine.correction import Correction
+from app.engine.frames import MAX_PAYLOAD_BYTES
 from app.engine.leases import Leases
+from app.engine.process import Process
 from app.engine.slot import Slot
-from app.engine.worker import LoadFailed, Loading, LocalWorker, RunFailed, RunResult, WorkerLost
+from app.engine.worker import LoadFailed, Loading, LocalWorker, RunFailed, RunResult
 from app.metrics import Metrics
 from router.candidate import Candidate
 from router.dispatch import dispatch
@@ -21,13 +24,16 @@ from router.fleet import Queued, WorkerView
 from router.policies import Policy
 from variants.manifest import Manifest
 from variants.runtimes import Tensor, Tensors
+from variants.spec import ModelSpec
 from variants.store import Store
 
 log = structlog.get_logger()
 
-QUARANTINE_CRASHES = 3
+QUARANTINE_BREAKS = 3
 QUARANTINE_WINDOW_S = 300.0
+QUARANTINED = f"quarantined: it broke its worker {QUARANTINE_BREAKS} times; activate it to retry"
 HANG_FACTOR = 20.0
+LOAD_TIMEOUT_S = 120.0
 
 
 class DeadlinePassed(Exception):
@@ -60,18 +66,37 @@ class _Entry:
     queued: Queued
     inputs: Tensors
     keys: tuple[str, ...]
-    size_bytes: int
     future: "asyncio.Future[Answer]"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batch:
+    """What one run consists of."""
+
+    spec: ModelSpec
+    served: ServedVariant
+    correction: Correction
+    entries: Sequence[_Entry]
+    rows: int
 
 
 class _ModelState:
     """One model's queue and the live candidates of its variants, draining ones included."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
         self.entries: dict[int, _Entry] = {}
         self.variants: dict[str, ServedVariant] = {}
         self.corrections: dict[str, Correction] = {}
-        self.max_batch = 1
+        row_bytes = sum(t.elements * np.dtype(t.dtype).itemsize for t in spec.inputs)
+        self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
+
+    def add(self, served: ServedVariant) -> None:
+        """Hold a variant that workers have loaded or will load."""
+        name = served.manifest.variant
+        if name not in self.variants:
+            self.variants[name] = served
+            self.corrections[name] = Correction(served.candidate)
 
 
 class Engine:
@@ -96,51 +121,63 @@ class Engine:
         self._max_queue_bytes = max_queue_bytes
         self._queue_bytes = 0
         self._models: dict[str, _ModelState] = {}
-        self._wanted: dict[str, Loading] = {}
+        self._loadings: dict[str, Loading] = {}
         self._leases = Leases()
         self._batches: set[asyncio.Task[None]] = set()
-        self._crashes: dict[str, deque[float]] = {}
+        self._breaks: dict[str, deque[float]] = {}
+        self._quarantine: set[str] = set()
         self._changed = asyncio.Event()
         self._next_id = 0
         self._draining = False
+        self._closed = False
         self.catalog = Catalog()
         self.overhead_s = 0.001
         self.slots = [
-            Slot(number, lambda: self._wanted, self._on_change, self._on_lost)
-            for number in range(workers)
+            Slot(number, self._wanted, self._on_change, self._on_lost) for number in range(workers)
         ]
 
     # Life
 
-    def start(self, catalog: Catalog) -> None:
-        """Serve a catalog: spawn the workers, which load the fastest variants first."""
-        self.catalog = catalog
-        for model in catalog.models.values():
-            self._adopt(model)
-        for slot in self.slots:
-            slot.start()
+    def start(self, catalog: Catalog, processes: Sequence[Process] = ()) -> None:
+        """Serve a catalog: the workers load the fastest variants of each model first.
 
-    async def stop(self, grace_s: float) -> None:
-        """Refuse new work, finish what was admitted within `grace_s`, then end the workers."""
-        self._draining = True
-        end = time.monotonic() + grace_s
-        while time.monotonic() < end and (self._batches or any(self._entries())):
-            await asyncio.sleep(0.01)
-        for entry in list(self._entries()):
-            _fail(entry, Draining())
+        `processes` are workers that were started already, one for each of the first slots.
+        """
+        for model in catalog.models.values():
+            for served in sorted(model.variants.values(), key=_speed):
+                self._loadings[served.key] = self._loading(model.spec, served)
+            self.publish(model)
         for slot in self.slots:
-            await slot.stop()
+            slot.start(processes[slot.id] if slot.id < len(processes) else None)
 
     def drain(self) -> None:
-        """Refuse new work from now on."""
+        """Be no longer ready; what still arrives is served until `close`."""
         self._draining = True
+
+    def close(self) -> None:
+        """Refuse new work, and give up what waits and has not begun."""
+        self._draining = self._closed = True
+        for entry in self._entries():
+            _fail(entry, Draining())
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish what was admitted within `grace_s`, then end the workers."""
+        waiting: list[asyncio.Future[Any]] = [entry.future for entry in self._entries()]
+        waiting += self._batches
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace_s)
+        self.close()
+        await asyncio.gather(*(slot.stop() for slot in self.slots))
 
     @property
     def ready(self) -> bool:
-        """Whether some worker has every active variant loaded, and the gateway is not stopping."""
-        keys = self.catalog.served().keys()
+        """Whether every model can be answered by a worker that has opened all that it could.
+
+        A variant that cannot be opened, or is quarantined, does not make the others wait.
+        """
         return not self._draining and any(
-            slot.worker is not None and keys <= slot.loaded for slot in self.slots
+            slot.settled and all(self._serves(slot, m) for m in self.catalog.models.values())
+            for slot in self.slots
         )
 
     # What the router sees
@@ -156,15 +193,24 @@ class Engine:
     def candidates(self, model: ServedModel) -> list[Candidate]:
         """The routable variants with corrected service times, residency and health."""
         corrections = self._models[model.spec.name].corrections
-        expected = frozenset().union(*(slot.expected for slot in self.slots))
+        expected = self._expected()
         found = []
         for name, served in model.variants.items():
             candidate = corrections[name].candidate
-            blocked = self._quarantined(served.key)
-            if blocked is not None or served.key not in expected:
-                candidate = replace(candidate, resident=served.key in expected, blocked=blocked)
+            blocked = served.key in self._quarantine
+            if blocked or served.key not in expected:
+                candidate = replace(
+                    candidate,
+                    resident=served.key in expected,
+                    blocked=QUARANTINED if blocked else None,
+                )
             found.append(candidate)
         return found
+
+    def routable(self, model: ServedModel) -> frozenset[str]:
+        """Names of the variants that can serve now, or soon where a worker is being replaced."""
+        usable = self._expected() - self._quarantine
+        return frozenset(name for name, v in model.variants.items() if v.key in usable)
 
     # Requests
 
@@ -176,24 +222,27 @@ class Engine:
         It fails with `DeadlinePassed`, `RunFailed`, `WorkerLost` or `Draining`. Cancelling it
         removes the request if it has not started. Raises `Draining` or `QueueFull` at once.
         """
-        if self._draining:
+        if self._closed:
             raise Draining
         size_bytes = sum(tensor.nbytes for tensor in inputs.values())
         if self._queue_bytes + size_bytes > self._max_queue_bytes:
             raise QueueFull
+        loop = asyncio.get_running_loop()
         state = self._models[model.spec.name]
         entry = _Entry(
             queued=queued,
             inputs=inputs,
             keys=tuple(state.variants[name].key for name in queued.eligible),
-            size_bytes=size_bytes,
-            future=asyncio.get_running_loop().create_future(),
+            future=loop.create_future(),
         )
         state.entries[queued.id] = entry
         self._queue_bytes += size_bytes
         self._leases.acquire(entry.keys)
+        # Without this, nobody would give it up while no worker is free to look at the queue.
+        expiry = loop.call_later(queued.deadline_s - time.monotonic(), self._expire, state, entry)
 
         def settle(_: "asyncio.Future[Answer]") -> None:
+            expiry.cancel()
             self._queue_bytes -= size_bytes
             self._leases.release(entry.keys)
             state.entries.pop(queued.id, None)
@@ -218,73 +267,76 @@ class Engine:
     def health(self) -> list[tuple[Manifest, bool]]:
         """Every active variant, and whether some worker has it and it is not quarantined."""
         return [
-            (
-                served.manifest,
-                any(key in slot.loaded for slot in self.slots) and self._quarantined(key) is None,
-            )
+            (served.manifest, self._is_healthy(key))
             for key, served in self.catalog.served().items()
         ]
 
     # Switching
 
-    async def engage(self, model: ServedModel, timeout_s: float = 60.0) -> None:
-        """Serve a renewed model: load what is new on every worker, then route to it.
+    async def load(self, model: ServedModel, served: ServedVariant) -> None:
+        """Open a variant on every worker, so that it may be published. Ends its quarantine.
 
-        Raises `LoadFailed`, and then serves as before.
+        One worker goes first, so that an artifact that breaks it leaves the others alone.
+        Raises `LoadFailed`; then everything is as it was.
         """
-        fresh = {v.key: v for v in model.variants.values() if v.key not in self._wanted}
-        self._wanted.update({key: self._loading(model, v) for key, v in fresh.items()})
+        key = served.key
+        known, quarantined = key in self._loadings, key in self._quarantine
+        loading = self._loadings[key] = self._loading(model.spec, served)
+        self._quarantine.discard(key)
         try:
-            loads = [slot.load(self._wanted[key]) for key in fresh for slot in self.slots]
-            await asyncio.wait_for(asyncio.gather(*loads), timeout_s)
-            async with asyncio.timeout(timeout_s):
-                while not self._resident(fresh):
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                await self.slots[0].load(loading)
+                await asyncio.gather(*(slot.load(loading) for slot in self.slots[1:]))
+                while not self._is_healthy(key):
+                    if key in self._quarantine:
+                        raise LoadFailed("it breaks the workers that load it")
                     self._changed.clear()
                     await self._changed.wait()
         except (LoadFailed, TimeoutError) as error:
-            for key in fresh:
-                await self._close(key)
-            raise LoadFailed(str(error) or f"not loaded within {timeout_s:g} s") from error
-        for served in model.variants.values():
-            self._crashes.pop(served.key, None)
-        self._adopt(model)
-        self.catalog = self.catalog.replace(model)
+            if quarantined:
+                self._quarantine.add(key)
+            if not known:
+                await self.unload(served)
+            raise LoadFailed(str(error) or f"not loaded within {LOAD_TIMEOUT_S:g} s") from error
+        self._breaks.pop(key, None)
 
-    async def disengage(self, model: ServedModel, variant: str) -> None:
+    def publish(self, model: ServedModel) -> None:
+        """Route by this snapshot of a model from now on. Variants never loaded are left out."""
+        state = self._models.setdefault(model.spec.name, _ModelState(model.spec))
+        held = {name: v for name, v in model.variants.items() if v.key in self._loadings}
+        for served in held.values():
+            state.add(served)
+        self.catalog = self.catalog.replace(replace(model, variants=held))
+
+    async def retire(self, model: ServedModel, variant: str) -> None:
         """Stop routing to a variant, wait until nothing admitted may use it, and close it."""
-        served = model.variants[variant]
+        served = model.variants.get(variant)
+        if served is None:
+            return
         self.catalog = self.catalog.replace(model.without(variant))
         await self._leases.drained(served.key)
         state = self._models[model.spec.name]
         del state.variants[variant], state.corrections[variant]
-        await self._close(served.key)
+        await self.unload(served)
 
-    def _adopt(self, model: ServedModel) -> None:
-        state = self._models.setdefault(model.spec.name, _ModelState())
-        state.max_batch = model.spec.max_batch
-        ordered = sorted(model.variants.items(), key=lambda item: _speed(item[1]))
-        for name, served in ordered:
-            if name not in state.variants:
-                state.variants[name] = served
-                state.corrections[name] = Correction(served.candidate)
-            self._wanted.setdefault(served.key, self._loading(model, served))
+    async def unload(self, served: ServedVariant) -> None:
+        """Close a variant that is not published."""
+        self._loadings.pop(served.key, None)
+        await asyncio.gather(*(slot.unload(served.key) for slot in self.slots))
 
-    def _loading(self, model: ServedModel, served: ServedVariant) -> Loading:
+    def _wanted(self) -> Mapping[str, Loading]:
+        """What a new worker opens: everything served but what broke the workers before it."""
+        return {k: item for k, item in self._loadings.items() if k not in self._quarantine}
+
+    def _loading(self, spec: ModelSpec, served: ServedVariant) -> Loading:
         profile = served.manifest.profile
         return Loading(
             key=served.key,
             path=str(self._store.blob_path(served.manifest.artifact.digest)),
             runtime=served.manifest.runtime,
             threads=profile.threads if profile is not None else self._threads,
-            inputs=model.spec.inputs,
+            inputs=spec.inputs,
         )
-
-    def _resident(self, keys: Mapping[str, ServedVariant]) -> bool:
-        return any(keys.keys() <= slot.loaded for slot in self.slots)
-
-    async def _close(self, key: str) -> None:
-        self._wanted.pop(key, None)
-        await asyncio.gather(*(slot.unload(key) for slot in self.slots))
 
     # Dispatch
 
@@ -299,8 +351,8 @@ class Engine:
             now = time.monotonic()
             outcome = dispatch(
                 self._policy,
-                queue=[entry.queued for entry in state.entries.values()],
-                candidates={name: c.candidate for name, c in state.corrections.items()},
+                queue=[e.queued for e in state.entries.values() if not e.future.done()],
+                candidates=self._usable(state),
                 worker=replace(self._view(slot, state, slot.loaded), free_at_s=now),
                 others=[self._view(s, state, s.expected) for s in self.slots if s is not slot],
                 now_s=now,
@@ -314,57 +366,56 @@ class Engine:
                 self._launch(slot, state, outcome.choice.variant, entries)
                 return
 
+    def _usable(self, state: _ModelState) -> dict[str, Candidate]:
+        return {
+            name: correction.candidate
+            for name, correction in state.corrections.items()
+            if state.variants[name].key not in self._quarantine
+        }
+
     def _launch(
         self, slot: Slot, state: _ModelState, variant: str, entries: Sequence[_Entry]
     ) -> None:
+        assert slot.worker is not None
         served, correction = state.variants[variant], state.corrections[variant]
         rows = sum(entry.queued.rows for entry in entries)
         expected_s = correction.candidate.service_s(rows, 50) if served.candidate.service else 0.1
         slot.running = served.key
         slot.free_at_s = time.monotonic() + expected_s
-        batch = asyncio.create_task(
-            self._run(
-                slot, served, correction, entries, rows, max(self._hang_s, HANG_FACTOR * expected_s)
-            )
+        batch = _Batch(
+            spec=state.spec, served=served, correction=correction, entries=entries, rows=rows
         )
-        self._batches.add(batch)
-        batch.add_done_callback(self._batches.discard)
+        limit_s = max(self._hang_s, HANG_FACTOR * expected_s)
+        task = asyncio.create_task(self._run(slot, slot.worker, batch, limit_s))
+        self._batches.add(task)
+        task.add_done_callback(self._batches.discard)
 
-    async def _run(
-        self,
-        slot: Slot,
-        served: ServedVariant,
-        correction: Correction,
-        entries: Sequence[_Entry],
-        rows: int,
-        limit_s: float,
-    ) -> None:
-        worker = slot.worker
-        assert worker is not None
+    async def _run(self, slot: Slot, worker: LocalWorker, batch: _Batch, limit_s: float) -> None:
         begun = time.monotonic()
         watchdog = asyncio.get_running_loop().call_later(limit_s, worker.kill, "hang")
         try:
-            result = await worker.run(served.key, _stack(entries))
-            self._check_rows(worker, result, rows)
-        except (WorkerLost, RunFailed) as error:
-            for entry in entries:
+            result = await worker.run(batch.served.key, _stack(batch.entries))
+            _check_outputs(batch, worker, result)
+            ratio = batch.correction.observe(batch.rows, result.run_s)
+            self._metrics.batch(
+                batch.served.manifest, rows=batch.rows, run_s=result.run_s, ratio=ratio
+            )
+            _share(batch, result, begun)
+        except Exception as error:  # nobody may be left waiting, whatever it is
+            for entry in batch.entries:
                 _fail(entry, error)
-        else:
-            ratio = correction.observe(rows, result.run_s)
-            self._metrics.batch(served.manifest, rows=rows, run_s=result.run_s, ratio=ratio)
-            _share(served, entries, result, begun)
         finally:
             watchdog.cancel()
-            if slot.worker is worker:
+            if worker.alive:
                 slot.running = None
                 slot.free_at_s = 0.0
                 self._pump()
 
-    def _check_rows(self, worker: LocalWorker, result: RunResult, rows: int) -> None:
-        for name, tensor in result.outputs.items():
-            if tensor.ndim == 0 or len(tensor) != rows:
-                worker.kill("garbage")
-                raise RunFailed(f"output {name!r} has shape {list(tensor.shape)} for {rows} rows")
+    def _expire(self, state: _ModelState, entry: _Entry) -> None:
+        """The deadline is here: what still waits for a worker is given up."""
+        waits = state.entries.get(entry.queued.id) is entry
+        if waits and entry.queued.drop_late:
+            _fail(state.entries.pop(entry.queued.id), DeadlinePassed())
 
     # Workers
 
@@ -377,23 +428,35 @@ class Engine:
         self._pump()
 
     def _on_lost(self, slot: Slot, worker: LocalWorker, cause: str) -> None:
-        if cause == "stop":
-            return
         log.warning("worker_lost", worker=slot.id, cause=cause, running=slot.running)
         self._metrics.worker_lost(slot.id, cause)
-        if slot.running is not None and (worker.crashed or cause in ("hang", "garbage")):
-            self._crashes.setdefault(slot.running, deque(maxlen=QUARANTINE_CRASHES)).append(
-                time.monotonic()
-            )
-        slot.running = None
+        if worker.crashed or cause in ("hang", "garbage"):
+            for key in {slot.running, worker.loading}:
+                if key is not None:
+                    self._blame(key)
 
-    def _quarantined(self, key: str) -> str | None:
-        crashes = self._crashes.get(key)
-        if crashes is None or len(crashes) < QUARANTINE_CRASHES:
-            return None
-        if time.monotonic() - crashes[0] > QUARANTINE_WINDOW_S:
-            return None
-        return f"quarantined: it broke its worker {QUARANTINE_CRASHES} times; activate it to retry"
+    def _blame(self, key: str) -> None:
+        """A variant broke its worker; on repetition it may not do so again until activated."""
+        now = time.monotonic()
+        breaks = self._breaks.setdefault(key, deque(maxlen=QUARANTINE_BREAKS))
+        breaks.append(now)
+        if len(breaks) < QUARANTINE_BREAKS or now - breaks[0] > QUARANTINE_WINDOW_S:
+            return
+        log.error("variant_quarantined", key=key)
+        self._quarantine.add(key)
+        self._changed.set()
+        for entry in self._entries():
+            if self._quarantine.issuperset(entry.keys):
+                _fail(entry, RunFailed("every variant that it may use is quarantined"))
+
+    def _expected(self) -> frozenset[str]:
+        return frozenset().union(*(slot.expected for slot in self.slots))
+
+    def _is_healthy(self, key: str) -> bool:
+        return key not in self._quarantine and any(key in slot.loaded for slot in self.slots)
+
+    def _serves(self, slot: Slot, model: ServedModel) -> bool:
+        return not model.variants or any(v.key in slot.loaded for v in model.variants.values())
 
     def _entries(self) -> list[_Entry]:
         return [entry for state in self._models.values() for entry in state.entries.values()]
@@ -417,22 +480,32 @@ def _stack(entries: Sequence[_Entry]) -> Tensors:
     return {name: np.concatenate([entry.inputs[name] for entry in entries]) for name in names}
 
 
-def _share(
-    served: ServedVariant, entries: Sequence[_Entry], result: RunResult, begun_s: float
-) -> None:
+def _check_outputs(batch: _Batch, worker: LocalWorker, result: RunResult) -> None:
+    """Replace a worker whose outputs are not what the model promises. Raises `RunFailed`."""
+    for output in batch.spec.outputs:
+        shape = (batch.rows, *output.shape)
+        found = result.outputs.get(output.name)
+        if found is None or found.shape != shape or found.dtype != output.dtype:
+            seen = "missing" if found is None else f"{found.dtype.name}{list(found.shape)}"
+            worker.kill("garbage")
+            raise RunFailed(
+                f"output {output.name!r} is {seen}; the model promises {output.dtype}{list(shape)}"
+            )
+
+
+def _share(batch: _Batch, result: RunResult, begun_s: float) -> None:
     """Hand every entry its rows of the batch's outputs."""
     start = 0
-    batch_rows = sum(entry.queued.rows for entry in entries)
-    for entry in entries:
+    for entry in batch.entries:
         stop = start + entry.queued.rows
         if not entry.future.done():
             entry.future.set_result(
                 Answer(
-                    variant=served,
+                    variant=batch.served,
                     outputs={name: t[start:stop] for name, t in result.outputs.items()},
                     queue_s=begun_s - entry.queued.arrival_s,
                     run_s=result.run_s,
-                    batch_rows=batch_rows,
+                    batch_rows=batch.rows,
                 )
             )
         start = stop

@@ -4,6 +4,7 @@ Frame: two little-endian uint32 (header bytes, payload bytes), the header, the p
 C-contiguous and follow one another in the order of the header's `tensors`. Never pickle.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from variants.runtimes import Tensor
 
 PREFIX = struct.Struct("<II")
 MAX_HEADER_BYTES = 1 << 20
-MAX_PAYLOAD_BYTES = 1 << 28
+MAX_PAYLOAD_BYTES = 1 << 30
 
 
 class BadFrame(Exception):
@@ -23,34 +24,54 @@ class BadFrame(Exception):
 
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> list[bytes]:
-    """The frame's parts, ready for a vectored write."""
+    """The frame's parts, ready for a vectored write. Raises `BadFrame` beyond the limits."""
     arrays = {name: np.ascontiguousarray(array) for name, array in (tensors or {}).items()}
     described = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     head = orjson.dumps({**header, "tensors": described})
-    payload = [array.tobytes() for array in arrays.values()]
-    return [PREFIX.pack(len(head), sum(map(len, payload))) + head, *payload]
+    prefix = PREFIX.pack(*_limited(len(head), sum(array.nbytes for array in arrays.values())))
+    return [prefix + head, *(array.tobytes() for array in arrays.values())]
 
 
 def sizes(prefix: bytes) -> tuple[int, int]:
     """Header and payload bytes that follow. Raises `BadFrame` beyond the limits."""
-    header, payload = PREFIX.unpack(prefix)
-    if header > MAX_HEADER_BYTES or payload > MAX_PAYLOAD_BYTES:
-        raise BadFrame(f"header of {header} bytes, payload of {payload}")
-    return header, payload
+    if len(prefix) != PREFIX.size:
+        raise BadFrame(f"a prefix of {len(prefix)} bytes")
+    return _limited(*PREFIX.unpack(prefix))
 
 
 def unpack(header: bytes, payload: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors (views into `payload`). Raises `BadFrame` where they disagree."""
     try:
         message = orjson.loads(header)
-        tensors: dict[str, Tensor] = {}
-        offset = 0
-        for name, dtype, shape in message.pop("tensors"):
-            array = np.frombuffer(payload, dtype, int(np.prod(shape)), offset).reshape(shape)
-            offset += array.nbytes
-            tensors[name] = array
+        described = [
+            (str(name), np.dtype(str(dtype)), tuple(map(_size, shape)))
+            for name, dtype, shape in message.pop("tensors")
+        ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadFrame(str(error)) from error
+    tensors: dict[str, Tensor] = {}
+    offset = 0
+    for name, dtype, shape in described:
+        if dtype.kind not in "biufc" or name in tensors:
+            raise BadFrame(f"tensor {name!r} of {dtype}")
+        end = offset + math.prod(shape) * dtype.itemsize
+        if end > len(payload):
+            raise BadFrame(f"tensor {name!r} ends at {end} of {len(payload)} bytes")
+        flat = np.frombuffer(memoryview(payload)[offset:end], dtype)
+        tensors[name] = flat.reshape(shape)
+        offset = end
     if offset != len(payload):
         raise BadFrame(f"{len(payload) - offset} bytes too many")
     return message, tensors
+
+
+def _limited(header_bytes: int, payload_bytes: int) -> tuple[int, int]:
+    if header_bytes > MAX_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES:
+        raise BadFrame(f"header of {header_bytes} bytes, payload of {payload_bytes}")
+    return header_bytes, payload_bytes
+
+
+def _size(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise BadFrame(f"a dimension of {value!r}")
+    return value

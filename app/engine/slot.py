@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from app.engine.process import Process, spawn
 from app.engine.worker import LoadFailed, Loading, LocalWorker, WorkerLost
 
 log = structlog.get_logger()
@@ -14,7 +15,10 @@ START_S = 1.5
 """First guess of the seconds from spawn to the first loaded variant."""
 
 BACKOFF_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
-"""Pause before the n-th start in a row that ended before anything was loaded."""
+"""Pause before a start, by the number of starts in a row that ended before anything was loaded."""
+
+HOPELESS = 3
+"""After so many such starts nothing is promised on the next one."""
 
 
 class Slot:
@@ -37,15 +41,20 @@ class Slot:
         self._wanted = wanted
         self._on_change = on_change
         self._on_lost = on_lost
-        self._starting: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._settled = False
         self._start_s = START_S
         self._failures = 0
-        self._stopped = False
 
     @property
     def idle(self) -> bool:
         """Whether it can take a batch now."""
-        return self.worker is not None and self.running is None
+        return self.worker is not None and self.worker.alive and self.running is None
+
+    @property
+    def settled(self) -> bool:
+        """Whether its worker lives and has opened what was wanted at its start."""
+        return self._settled and self.worker is not None and self.worker.alive
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -55,31 +64,36 @@ class Slot:
     @property
     def expected(self) -> frozenset[str]:
         """Keys that it can run now, or soon where it is being started and is not failing."""
-        if self._starting is not None and self._failures < len(BACKOFF_S):
-            return self.loaded | frozenset(self._wanted())
-        return self.loaded
+        if self.settled or self._failures >= HOPELESS:
+            return self.loaded
+        return self.loaded | frozenset(self._wanted())
 
-    def start(self) -> None:
-        """Begin to spawn the worker."""
-        self.free_at_s = time.monotonic() + self._start_s
-        self._starting = asyncio.create_task(self._start())
+    def start(self, process: Process | None = None) -> None:
+        """Begin to keep a worker here, the first one in `process` where one was started already."""
+        self._keeper = asyncio.create_task(self._keep(process))
 
     async def stop(self) -> None:
         """End the worker and do not replace it."""
-        self._stopped = True
-        if self._starting is not None:
-            self._starting.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self.worker is not None:
             self.worker.kill("stop")
+            await self.worker.lost
 
     async def load(self, loading: Loading) -> None:
-        """Open one more variant. Raises `LoadFailed`; a lost worker's successor opens it."""
-        if self.worker is None:
+        """Open one more variant.
+
+        Raises `LoadFailed`, also where the worker crashes over it. The successor of a worker that
+        was lost otherwise, or is just being started, opens it.
+        """
+        worker = self.worker
+        if worker is None or loading.key in worker.loaded:
             return
         try:
-            await self.worker.load(loading)
+            await worker.load(loading)
         except WorkerLost:
-            return
+            if worker.crashed:
+                raise LoadFailed("the worker crashed while it loaded it") from None
         self._on_change()
 
     async def unload(self, key: str) -> None:
@@ -90,40 +104,57 @@ class Slot:
             except WorkerLost:
                 return
 
-    async def _start(self) -> None:
-        await asyncio.sleep(BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)])
+    async def _keep(self, process: Process | None) -> None:
+        while True:
+            pause_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+            self.free_at_s = time.monotonic() + pause_s + self._start_s
+            await asyncio.sleep(pause_s)
+            self._failures += 1
+            try:
+                await self._start(process)
+            except Exception as error:  # whatever it is, the place is not given up
+                log.error("worker_not_started", worker=self.id, exc_info=error)
+            process = None
+            if self.worker is not None:
+                await self._end(self.worker)
+
+    async def _start(self, process: Process | None) -> None:
         begun = time.monotonic()
-        self._failures += 1
-        worker = self.worker = await LocalWorker.start(self._lost)
-        loads = [self._open(worker, item, begun) for item in self._wanted().values()]
-        await asyncio.gather(*loads)
-        if self.worker is not worker:
+        worker = self.worker = await LocalWorker.connect(process or spawn())
+
+        async def open_one(loading: Loading) -> None:
+            if await self._open(worker, loading) and self._failures:
+                self._failures = 0  # it serves from here on
+                if process is None:
+                    self._start_s = time.monotonic() - begun
+                self.free_at_s = 0.0
+                self._on_change()
+
+        await asyncio.gather(*(open_one(loading) for loading in self._wanted().values()))
+        if not worker.alive:
             return
-        self._starting, self._failures = None, 0
+        self._settled = True
+        self._failures = 0
+        self.free_at_s = 0.0
         log.info("worker_ready", worker=self.id, pid=worker.pid, start_s=time.monotonic() - begun)
         self._on_change()
 
-    async def _open(self, worker: LocalWorker, loading: Loading, begun_s: float) -> None:
-        """Open one variant at the start of a worker; it can serve as soon as it has the first."""
+    async def _open(self, worker: LocalWorker, loading: Loading) -> bool:
+        """Whether the variant could be opened at the start of a worker."""
         try:
             await worker.load(loading)
         except LoadFailed as error:
             log.error("variant_load_failed", worker=self.id, key=loading.key, error=str(error))
-            return
+            return False
         except WorkerLost:
-            return
-        if self._failures:
-            self._failures = 0
-            self._start_s = time.monotonic() - begun_s
-            self.free_at_s = 0.0
+            return False
         self._on_change()
+        return True
 
-    def _lost(self, worker: LocalWorker, cause: str) -> None:
-        if worker is not self.worker:
-            return
-        if self._starting is not None:
-            self._starting.cancel()
+    async def _end(self, worker: LocalWorker) -> None:
+        """Wait for the worker's end and clear its place."""
+        cause = await worker.lost
+        self._settled = False
         self.worker = None
         self._on_lost(self, worker, cause)
-        if not self._stopped:
-            self.start()
+        self.running = None

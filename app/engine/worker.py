@@ -3,20 +3,23 @@
 import asyncio
 import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from app.engine import frames
+from app.engine.process import Process
 from variants.runtimes import Tensor, Tensors
 from variants.spec import TensorSpec
 
 CRASH_SIGNALS = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 )
+"""How native code dies of its own fault. SIGKILL is somebody else's: an operator, or the kernel."""
+
+LOAD_LIMIT_S = 300.0
+"""A worker that takes longer to open a variant is replaced."""
 
 
 class WorkerLost(Exception):
@@ -28,7 +31,7 @@ class WorkerLost(Exception):
 
 
 class RunFailed(Exception):
-    """The runtime raised; the worker lives on."""
+    """The runtime raised, or answered what the model does not promise."""
 
 
 class LoadFailed(Exception):
@@ -58,6 +61,11 @@ class Worker(Protocol):
     """Something that holds sessions and runs one batch at a time, here or on another host."""
 
     @property
+    def alive(self) -> bool:
+        """Whether it can be given work."""
+        ...
+
+    @property
     def loaded(self) -> frozenset[str]:
         """Keys of the variants that it can run now."""
         ...
@@ -79,92 +87,98 @@ class Worker(Protocol):
         ...
 
 
-class LocalWorker(asyncio.Protocol):
-    """A worker process on this host, over one end of a socket pair."""
+_Reply = tuple[dict[str, Any], dict[str, Tensor]]
 
-    def __init__(self, on_lost: Callable[["LocalWorker", str], None]) -> None:
-        self._on_lost = on_lost
+
+class LocalWorker(asyncio.Protocol):
+    """A worker process on this host, over one end of a socket pair.
+
+    `lost` brings the cause once the process is gone. Every operation has a number, and the reply
+    to an operation that nobody waits for any more is dropped.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._popen = process.popen
         self._buffer = bytearray()
-        self._calls: dict[int, asyncio.Future[RunResult]] = {}
-        self._loads: dict[str, asyncio.Future[float]] = {}
-        self._unloads: dict[str, asyncio.Future[None]] = {}
+        self._calls: dict[int, asyncio.Future[_Reply]] = {}
+        self._loading: list[str] = []
         self._loaded: frozenset[str] = frozenset()
         self._next_id = 0
         self._cause: str | None = None
         self._transport: asyncio.WriteTransport | None = None
-        self._process: subprocess.Popen[bytes] | None = None
         self.crashed = False
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def start(cls, on_lost: Callable[["LocalWorker", str], None]) -> "LocalWorker":
-        """Spawn the process. It is of use once it has loaded something."""
-        worker = cls(on_lost)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            worker._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "app.engine.worker_process",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-            )
-        ours.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda: worker, sock=ours)
+    async def connect(cls, process: Process) -> "LocalWorker":
+        """The worker in this process. It is of use once it has loaded something."""
+        process.channel.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, worker = await loop.create_connection(lambda: cls(process), sock=process.channel)
         return worker
 
     @property
     def pid(self) -> int:
         """The process's number."""
-        assert self._process is not None
-        return self._process.pid
+        return self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._cause is None
 
     @property
     def loaded(self) -> frozenset[str]:
-        return self._loaded
+        return self._loaded if self.alive else frozenset()
+
+    @property
+    def loading(self) -> str | None:
+        """The key that it is opening now: they are opened one at a time, in order."""
+        return self._loading[0] if self._loading else None
 
     async def load(self, loading: Loading) -> float:
-        future = self._loads.setdefault(loading.key, self._future())
-        self._send(
-            {
-                "op": "load",
-                "key": loading.key,
-                "path": loading.path,
-                "runtime": loading.runtime,
-                "threads": loading.threads,
-                "inputs": [[t.name, t.dtype, t.shape] for t in loading.inputs],
-            }
-        )
-        return await asyncio.shield(future)
+        self._loading.append(loading.key)
+        try:
+            async with asyncio.timeout(LOAD_LIMIT_S):
+                reply, _ = await self._call(
+                    {
+                        "op": "load",
+                        "key": loading.key,
+                        "path": loading.path,
+                        "runtime": loading.runtime,
+                        "threads": loading.threads,
+                        "inputs": [[t.name, t.dtype, t.shape] for t in loading.inputs],
+                    }
+                )
+        except TimeoutError:
+            self.kill("hang")
+            raise WorkerLost("hang") from None
+        finally:
+            self._loading.remove(loading.key)
+        if "error" in reply:
+            raise LoadFailed(str(reply["error"]))
+        self._loaded |= {loading.key}
+        return self._seconds(reply)
 
     async def unload(self, key: str) -> None:
         self._loaded -= {key}
-        future = self._unloads.setdefault(key, self._future())
-        self._send({"op": "unload", "key": key})
-        await asyncio.shield(future)
+        await self._call({"op": "unload", "key": key})
+        self._loaded -= {key}  # it may have been on its way when this was asked
 
     async def run(self, key: str, inputs: Tensors) -> RunResult:
-        self._next_id += 1
-        id = self._next_id
-        future: asyncio.Future[RunResult] = self._future()
-        self._calls[id] = future
-        self._send({"op": "run", "id": id, "key": key}, inputs)
-        return await future
+        reply, outputs = await self._call({"op": "run", "key": key}, inputs)
+        if "error" in reply:
+            raise RunFailed(str(reply["error"]))
+        return RunResult(outputs=outputs, run_s=self._seconds(reply))
 
     def kill(self, cause: str) -> None:
         self._cause = self._cause or cause
-        if self._process is not None:
-            self._process.kill()
+        self._popen.kill()  # its end closes the socket, and then `connection_lost` cleans up
 
     def resident_bytes(self) -> int:
         """Resident memory of the process, 0 when it has just gone."""
         try:
-            with open(f"/proc/{self.pid}/statm", encoding="ascii") as file:
-                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+            return int(pages) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, IndexError):
             return 0
 
@@ -177,31 +191,23 @@ class LocalWorker(asyncio.Protocol):
         self._buffer += data
         try:
             while (frame := self._next_frame()) is not None:
-                self._handle(*frame)
-        except (frames.BadFrame, KeyError, TypeError):
-            self.kill("protocol")
+                call = self._calls.pop(frame[0]["id"])
+                if not call.done():
+                    call.set_result(frame)
+        except (frames.BadFrame, LookupError, TypeError):
+            self.kill("garbage")
 
     def connection_lost(self, error: Exception | None) -> None:
-        assert self._process is not None
-        self._process.kill()
-        status = self._process.wait()
+        self._popen.kill()  # it may live on without its socket
+        status = self._popen.wait()
         self.crashed = self._cause is None and (status > 0 or -status in CRASH_SIGNALS)
-        cause = self._cause or ("crash" if status != 0 else "exit")
-        self._loaded = frozenset()
-        waiting: list[asyncio.Future[Any]] = [
-            *self._calls.values(),
-            *self._loads.values(),
-            *self._unloads.values(),
-        ]
-        for future in waiting:
-            if not future.done():
-                future.set_exception(WorkerLost(cause))
-                future.exception()  # whoever waited may have gone; that is no news
-        self._on_lost(self, cause)
+        self._cause = self._cause or ("crash" if status != 0 else "exit")
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(WorkerLost(self._cause))
+        self.lost.set_result(self._cause)
 
-    # Frames
-
-    def _next_frame(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    def _next_frame(self) -> _Reply | None:
         prefix = frames.PREFIX.size
         if len(self._buffer) < prefix:
             return None
@@ -214,48 +220,19 @@ class LocalWorker(asyncio.Protocol):
         del self._buffer[:end]
         return frames.unpack(header, payload)
 
-    def _handle(self, message: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        match message["op"]:
-            case "done":
-                result = RunResult(outputs=tensors, run_s=message["run_s"])
-                _resolve(self._calls.pop(message["id"]), result)
-            case "error":
-                _reject(self._calls.pop(message["id"]), RunFailed(message["error"]))
-            case "loaded":
-                self._loaded |= {message["key"]}
-                _resolve(self._loads.pop(message["key"]), message["load_s"])
-            case "failed":
-                _reject(self._loads.pop(message["key"]), LoadFailed(message["error"]))
-            case "unloaded":
-                _resolve(self._unloads.pop(message["key"]), None)
-            case _:
-                raise frames.BadFrame(f"unknown operation {message['op']!r}")
+    async def _call(self, header: dict[str, Any], tensors: Tensors | None = None) -> _Reply:
+        if self._cause is not None or self._transport is None:
+            raise WorkerLost(self._cause or "exit")
+        self._next_id += 1
+        parts = frames.pack({**header, "id": self._next_id}, tensors)
+        call: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
+        self._calls[self._next_id] = call
+        self._transport.writelines(parts)
+        return await call
 
-    def _send(self, header: dict[str, Any], tensors: Tensors | None = None) -> None:
-        if self._transport is None or self._transport.is_closing():
-            raise WorkerLost(self._cause or "crash")
-        self._transport.writelines(frames.pack(header, tensors))
-
-    def _future(self) -> "asyncio.Future[Any]":
-        return asyncio.get_running_loop().create_future()
-
-
-def _resolve(future: "asyncio.Future[Any]", value: Any) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _reject(future: "asyncio.Future[Any]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _environment() -> dict[str, str]:
-    """The child's environment: no settings or secrets, and memory that returns after an unload."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("GEARSHIFT_")}
-    return {
-        **kept,
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": "65536",
-        "MALLOC_TRIM_THRESHOLD_": "65536",
-    }
+    def _seconds(self, reply: dict[str, Any]) -> float:
+        seconds = reply.get("seconds")
+        if not isinstance(seconds, float):
+            self.kill("garbage")
+            raise WorkerLost("garbage")
+        return seconds

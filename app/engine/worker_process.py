@@ -1,10 +1,11 @@
 """The child process that holds sessions and runs one batch at a time.
 
-`python -m app.engine.worker_process FD PARENT_PID` reads frames from the inherited socket. Operations:
+`python -m app.engine.worker_process FD PARENT_PID` reads frames from the inherited socket. Every
+operation has an `id`, and its reply bears the same one:
 
-    load    key, path, runtime, threads  → loaded (load_s) | failed (error)
-    unload  key                          → unloaded
-    run     id, key + input tensors      → done (run_s) + output tensors | error (error)
+    load    key, path, runtime, threads, inputs  → seconds | error
+    unload  key                                  → nothing more
+    run     key + input tensors                  → seconds + output tensors | error
 
 Loading happens on a thread of its own, so it never blocks a batch. The process ends with its
 parent: at the socket's end, or by the parent-death signal (prctl(2), PR_SET_PDEATHSIG).
@@ -44,53 +45,60 @@ class WorkerProcess:
 
     def serve(self) -> None:
         """Answer frames until the gateway closes the socket."""
+        self._loader.submit(_import_runtimes)
         while prefix := self._reader.read(frames.PREFIX.size):
             header_bytes, payload_bytes = frames.sizes(prefix)
             header = self._reader.read(header_bytes)
             message, tensors = frames.unpack(header, self._reader.read(payload_bytes))
-            operation = message.pop("op")
-            if operation == "run":
-                self._run(message["id"], message["key"], tensors)
-            elif operation == "load":
-                self._loader.submit(self._load, message)
-            else:
-                self._loader.submit(self._unload, message["key"])
+            match message["op"]:
+                case "run":
+                    self._run(message, tensors)
+                case "load":
+                    self._loader.submit(self._load, message)
+                case "unload":
+                    self._loader.submit(self._unload, message)
 
-    def _run(self, id: int, key: str, inputs: Tensors) -> None:
+    def _run(self, message: dict[str, Any], inputs: Tensors) -> None:
+        id = message["id"]
         start = time.perf_counter()
         try:
-            outputs = self._sessions[key].run(inputs)
+            outputs = self._sessions[message["key"]].run(inputs)
+            reply = frames.pack({"id": id, "seconds": time.perf_counter() - start}, outputs)
         except Exception as error:  # a runtime may raise anything; the batch fails, not the worker
-            self._send({"op": "error", "id": id, "error": _words(error)})
-            return
-        self._send({"op": "done", "id": id, "run_s": time.perf_counter() - start}, outputs)
+            reply = frames.pack({"id": id, "error": _words(error)})
+        self._send(reply)
 
     def _load(self, message: dict[str, Any]) -> None:
-        key = message["key"]
         start = time.perf_counter()
         try:
             runtime = runtimes.find(message["runtime"])
             session = runtime.load(Path(message["path"]), message["threads"])
             session.run({n: np.zeros((1, *s), d) for n, d, s in message["inputs"]})  # warm
         except Exception as error:
-            self._send({"op": "failed", "key": key, "error": _words(error)})
+            self._send(frames.pack({"id": message["id"], "error": _words(error)}))
             return
-        self._sessions[key] = session
+        self._sessions[message["key"]] = session
         gc.collect()
         gc.freeze()
-        self._send({"op": "loaded", "key": key, "load_s": time.perf_counter() - start})
+        seconds = time.perf_counter() - start
+        self._send(frames.pack({"id": message["id"], "seconds": seconds}))
 
-    def _unload(self, key: str) -> None:
-        self._sessions.pop(key, None)
+    def _unload(self, message: dict[str, Any]) -> None:
+        self._sessions.pop(message["key"], None)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-        self._send({"op": "unloaded", "key": key})
+        self._send(frames.pack({"id": message["id"]}))
 
-    def _send(self, header: dict[str, Any], tensors: Tensors | None = None) -> None:
-        parts = frames.pack(header, tensors)
+    def _send(self, frame: list[bytes]) -> None:
         with self._sending:
-            for part in parts:
+            for part in frame:
                 self._channel.sendall(part)
+
+
+def _import_runtimes() -> None:
+    """Import what is installed while the gateway still starts; the first load finds it here."""
+    for name in runtimes.installed():
+        runtimes.find(name).version()
 
 
 def _words(error: Exception) -> str:
