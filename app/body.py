@@ -15,6 +15,7 @@ from variants.runtimes import Tensor, Tensors
 from variants.spec import ModelSpec, TensorSpec
 
 KEYS = frozenset({"model", "inputs"})
+MAX_SHOWN_AXES = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +248,8 @@ def _first_ragged(value: list[Any]) -> str | None:
 
 
 def _place(index: list[int]) -> str:
-    return "".join(f"[{position}]" for position in index)
+    shown = "".join(f"[{position}]" for position in index[:MAX_SHOWN_AXES])
+    return shown if len(index) <= MAX_SHOWN_AXES else f"{shown}…"
 
 
 def _length(size: int | None) -> str:
@@ -267,7 +269,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _dtype_words(dtype: np.dtype[Any]) -> str:
     words = {
-        "f": "fractions",
+        "f": "numbers that are fractions or beyond 64 bits",
         "i": "integers",
         "u": "integers",
         "b": "booleans",

@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -190,10 +190,9 @@ def config_show(
 ) -> None:
     """Every option with its value."""
     obj: Context = ctx.obj
-    values: dict[str, Any] = obj.settings.model_dump(mode="json")
-    for name, value in values.items():
+    for name, value in settings_module.options(obj.settings).items():
         source = f"   # {obj.origin.get(name, 'default')}" if origin else ""
-        print(f"{name} = {json.dumps(value)}{source}")
+        print(f"{name} = {json.dumps(value, default=str)}{source}")
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ class Edge:
         finally:
             self._metrics.inflight(-1)
             self._metrics.http(
-                getattr(scope.get("route"), "path", "_unmatched_"),
+                getattr(scope.get("route"), "path", scope.get("gearshift.route", "_unmatched_")),
                 scope["method"] if scope["method"] in METHODS else "_other_",
                 status,
                 scope.get("gearshift.code", "ok" if status < 400 else "none"),

@@ -12,6 +12,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.errors import CONTENT_TYPE, Problem
 
 MAX_HEAD_BYTES = 64 << 10
+SLICE_BYTES = 16 << 10
+"""The parser is fed in slices of this size, to see whether it gets anywhere with each."""
 
 _BAD_REQUEST = Problem(
     status=400, code="malformed", title="This is not HTTP", detail="The request cannot be parsed."
@@ -43,7 +45,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
-        self._unparsed_bytes = 0
+        self._collected_bytes = 0
+        self._progress = False
         self._in_head = True
         self._in_message = False
         self._refused = False
@@ -62,12 +65,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what it only collects (a name, a value, an extension) is bounded."""
-        if self._refused:
-            return
-        self._unparsed_bytes += len(data)
-        super().data_received(data)
-        if self._unparsed_bytes > MAX_HEAD_BYTES:
-            self._refuse(_HEAD_TOO_LARGE)
+        for start in range(0, len(data), SLICE_BYTES):
+            if self._refused:
+                return
+            piece = data[start : start + SLICE_BYTES]
+            self._progress = False
+            super().data_received(piece)
+            self._collected_bytes = 0 if self._progress else self._collected_bytes + len(piece)
+            if self._collected_bytes > MAX_HEAD_BYTES:
+                self._refuse(_HEAD_TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with a problem document."""
@@ -79,8 +85,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Another request begins on this connection."""
         super().on_message_begin()
-        self._head_bytes = self._unparsed_bytes = 0
-        self._in_head = self._in_message = True
+        self._head_bytes = 0
+        self._progress = self._in_head = self._in_message = True
         if self._timer is None:
             self._wait(_HEAD_TOO_SLOW)
 
@@ -98,21 +104,21 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is here; one that is too large is not served."""
         self._in_head = False
-        self._unparsed_bytes = 0
+        self._progress = True
         self._stop_waiting()
         if not self._refused:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        self._unparsed_bytes = 0
+        self._progress = True
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is here."""
         self._in_message = False
-        self._unparsed_bytes = 0
+        self._progress = True
         self._stop_waiting()
         if not self._refused:
             super().on_message_complete()
@@ -126,7 +132,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._wait(None)
 
     def _count(self, size: int) -> None:
-        self._unparsed_bytes = 0
+        self._progress = True
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(_HEAD_TOO_LARGE)

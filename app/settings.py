@@ -1,10 +1,13 @@
 """Every option of the gateway, once: type, default, unit and help.
 
-Order: flag, then environment (`GEARSHIFT_…`), then `gearshift.toml`, then the default.
+Order: flag, then environment (`GEARSHIFT_…`), then `gearshift.toml`, then the default. An option in
+a table has the table's name before it: `prices.core_hour_usd`, `GEARSHIFT_PRICES__CORE_HOUR_USD`.
 """
 
+import difflib
 import ipaddress
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +24,7 @@ PREFIX = "GEARSHIFT_"
 class PriceSettings(BaseModel):
     """What this host costs while it works; used for every cost estimate and cost cap."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     core_hour_usd: Annotated[float, Field(ge=0, description="US dollars per core and hour")] = 0.04
     gib_hour_usd: Annotated[float, Field(ge=0, description="US dollars per GiB and hour")] = 0.005
@@ -34,7 +37,7 @@ class PriceSettings(BaseModel):
 class Settings(BaseModel):
     """The gateway's options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     data_dir: Annotated[Path, Field(description="folder of the store and the registry")] = Field(
         default_factory=lambda: platformdirs.user_data_path("gearshift")
@@ -66,6 +69,9 @@ class Settings(BaseModel):
     head_timeout_s: Annotated[
         float, Field(gt=0, description="time for a request's head to arrive")
     ] = 10.0
+    profile_s: Annotated[
+        float, Field(gt=0, description="time to measure a registered variant at each batch size")
+    ] = 0.3
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a body to arrive")] = 30.0
     drain_s: Annotated[float, Field(ge=0, description="time to finish work at shutdown")] = 20.0
     prices: PriceSettings = PriceSettings()
@@ -80,40 +86,79 @@ class Settings(BaseModel):
             )
 
 
+def options(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Every option by its full name, such as `prices.core_hour_usd`, with its value."""
+    found: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            found |= options(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
 def load(config: Path | None, flags: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
-    """The settings and each option's origin.
+    """The settings, and where each option that is not the default comes from, by full name.
 
     `config` is a TOML file; without one, `gearshift.toml` here is read if it exists. `flags` holds
     what the command line set (None means not set). Raises `Invalid` naming file, line and key.
     """
+    found: dict[str, tuple[Any, str]] = {}
     file = config if config is not None else Path("gearshift.toml")
-    from_file = toml_file.load(file, Settings) if config is not None or file.is_file() else None
-    values: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    if from_file is not None:
-        for name in from_file.model_fields_set:
-            values[name], origin[name] = getattr(from_file, name), str(file)
-    for name in Settings.model_fields:
-        variable = PREFIX + name.upper()
-        if variable in os.environ:
-            values[name], origin[name] = os.environ[variable], f"environment {variable}"
-    for variable in os.environ:
-        name = variable.removeprefix(PREFIX).lower()
-        if variable.startswith(PREFIX) and name not in Settings.model_fields:
-            raise Invalid(f"environment variable {variable}: no such option", field=name)
+    if config is not None or file.is_file():
+        from_file = toml_file.load(file, Settings)
+        values = options(from_file)
+        found |= {name: (values[name], str(file)) for name in _set(from_file)}
+    found |= _environment()
     for name, value in flags.items():
         if value is not None:
-            values[name], origin[name] = value, f"flag --{name.replace('_', '-')}"
+            found[name] = (value, f"flag --{name.replace('_', '-')}")
+    origin = {name: source for name, (_, source) in found.items()}
     try:
-        settings = Settings.model_validate(values)
+        return Settings.model_validate(_nested(found)), origin
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
+        name = ".".join(str(part) for part in first["loc"])
         raise Invalid(
             f"{name} (from {origin.get(name, 'default')}): {first['msg']} (got {first['input']!r})",
             field=name,
         ) from error
-    return settings, origin
+
+
+def _set(settings: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The options that were given, by full name."""
+    for name in settings.model_fields_set:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from _set(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _environment() -> dict[str, tuple[Any, str]]:
+    known = {PREFIX + name.upper().replace(".", "__"): name for name in options(Settings())}
+    found: dict[str, tuple[Any, str]] = {}
+    for variable, value in os.environ.items():
+        if variable in known:
+            found[known[variable]] = (value, f"environment {variable}")
+        elif variable.startswith(PREFIX):
+            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.0)[0]
+            raise Invalid(
+                f"environment variable {variable}: no such option; nearest: {near}", field=variable
+            )
+    return found
+
+
+def _nested(found: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, (value, _) in found.items():
+        *tables, last = name.split(".")
+        place = nested
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[last] = value
+    return nested
 
 
 def _is_loopback(host: str) -> bool:

@@ -39,6 +39,7 @@ class InferEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every refusal is raised and becomes a problem document."""
+        scope["gearshift.route"] = "/infer"  # for metrics; only FastAPI's routes name themselves
         self._keys.check(header_values(scope, b"authorization"), "infer")
         asked = headers.parse(scope["headers"], max_latency_s=self._settings.max_latency_s)
         content_type = _content_type(scope)
