@@ -94,11 +94,13 @@ def _model(axes: "Axes", rows: "Sequence[Row]", theme: _Theme) -> None:
     axes.plot(
         [_x(row) for row in front], [_y(row) for row in front], color=theme.front, linewidth=1.5
     )
-    for row in rows:
+    for row in sorted(rows, key=lambda row: -row.memory_bytes):  # small markers on top
         assert row.accuracy is not None
         colour = theme.front if row.pareto else theme.dominated
         y = _y(row)
-        bars = [[y - row.accuracy.low * 100], [row.accuracy.high * 100 - y]]
+        # The interval's ends may differ from the value by a rounding error in the wrong direction.
+        below, above = y - row.accuracy.low * 100, row.accuracy.high * 100 - y
+        bars = [[max(0.0, below)], [max(0.0, above)]]
         axes.errorbar(_x(row), y, yerr=bars, color=colour, linewidth=1, capsize=3, alpha=0.6)
         axes.scatter(
             _x(row),
@@ -119,6 +121,8 @@ def _area(memory_bytes: float, rows: "Sequence[Row]") -> float:
 
 def _labels(axes: "Axes", rows: "Sequence[Row]", theme: _Theme) -> None:
     """Names beside the markers, each at the first free place around its own."""
+    from matplotlib.patheffects import withStroke
+
     taken: list[Any] = []
     several = len({row.model for row in rows}) > 1
     markers = [(axes.transData.transform((_x(r), _y(r))), _radius(r, rows)) for r in rows]
@@ -126,6 +130,7 @@ def _labels(axes: "Axes", rows: "Sequence[Row]", theme: _Theme) -> None:
         name = f"{row.model}: {row.variant}" if several else row.variant
         text = axes.text(0, 0, name, color=theme.text, size=12, zorder=4)
         text.set_transform(None)  # pixels
+        text.set_path_effects([withStroke(linewidth=4, foreground=theme.page)])
         size = text.get_window_extent()
         gap = radius + 6
         middle = centre[1] - size.height / 2

@@ -31,7 +31,9 @@ def _run(data_dir: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit status, standard output, standard error."""
     app = typer.Typer()
     cli.register(app)
-    result = CliRunner().invoke(app, arguments, obj=Settings(data_dir=data_dir, prices=PRICES))
+    result = CliRunner().invoke(
+        app, arguments, catch_exceptions=False, obj=Settings(data_dir=data_dir, prices=PRICES)
+    )
     return result.exit_code, result.stdout, result.stderr
 
 
