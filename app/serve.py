@@ -4,6 +4,7 @@ Imports nothing heavy itself: the gateway's own imports take longer than a worke
 cores both go on at the same time.
 """
 
+import gc
 from collections.abc import Callable
 
 from app.engine.process import spawn
@@ -18,8 +19,10 @@ def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _: No
     """
     processes = [spawn() for _ in range(settings.workers)]
     try:
+        gc.disable()  # all that is imported stays: looking for garbage only takes time
         from app.server import run
 
+        gc.enable()
         run(settings, processes, on_listening)
     finally:
         for process in processes:

@@ -18,6 +18,8 @@ from app.settings import Settings
 from variants.data_folder import open_data_folder
 from variants.errors import Invalid
 
+BACKLOG = 2048
+
 
 def run(
     settings: Settings, processes: Sequence[Process], on_listening: Callable[[str], None]
@@ -48,7 +50,7 @@ def run(
             date_header=True,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=int(settings.drain_s) + 1,
-            backlog=2048,
+            backlog=BACKLOG,
         )
         server = _Server(config, services)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,6 +97,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)  # whoever connects from now on waits for the app to start
     except OSError as error:
         listener.close()
         raise Invalid(

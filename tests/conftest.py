@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ladder as ladders
 from tests import models
 from variants import evaluation
 from variants.data_folder import DataFolder, open_data_folder
@@ -45,6 +46,18 @@ def tiny_evaluation(tmp_path: Path) -> Path:
     path = tmp_path / "evaluation.safetensors"
     path.write_bytes(evaluation.dumps(models.tiny_evaluation(100, wrong=10)))
     return path
+
+
+@pytest.fixture(scope="session")
+def built_ladder(tmp_path_factory: pytest.TempPathFactory) -> ladders.Ladder:
+    """Three real variants and a fake slow one; not to be changed."""
+    return ladders.build(tmp_path_factory.mktemp("ladder"))
+
+
+@pytest.fixture
+def ladder(built_ladder: ladders.Ladder, tmp_path: Path) -> ladders.Ladder:
+    """A copy of the ladder that the test may change."""
+    return built_ladder.copy(tmp_path / "ladder")
 
 
 @pytest.fixture

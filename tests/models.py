@@ -88,8 +88,8 @@ def tiny_onnx(path: Path, *, seed: int = 0) -> Path:
     return save(built, path)
 
 
-def slow_onnx(path: Path, *, iterations: int) -> Path:
-    """The tiny classifier's signature, after a loop of that many multiplications."""
+def slow_onnx(path: Path, *, iterations: int, seed: int = 0) -> Path:
+    """The tiny classifier of that seed, after a loop of that many multiplications."""
     size = 256
     square = numpy_helper.from_array(np.eye(size, dtype=np.float32), "square")
     body = helper.make_graph(
@@ -105,7 +105,7 @@ def slow_onnx(path: Path, *, iterations: int) -> Path:
         ],
         [tensor("go_on", [], TensorProto.BOOL), tensor("next", [size, size])],
     )
-    weight, bias = weights()
+    weight, bias = weights(seed)
     nodes = [
         helper.make_node("Loop", ["count", "", "square"], ["end"], body=body),
         helper.make_node("ReduceMax", ["end"], ["one"], keepdims=0),

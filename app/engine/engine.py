@@ -431,7 +431,7 @@ class Engine:
         log.warning("worker_lost", worker=slot.id, cause=cause, running=slot.running)
         self._metrics.worker_lost(slot.id, cause)
         if worker.crashed or cause in ("hang", "garbage"):
-            for key in {slot.running, worker.loading}:
+            for key in {slot.running, worker.lost_loading}:
                 if key is not None:
                     self._blame(key)
 

@@ -78,7 +78,7 @@ class Slot:
             self._keeper.cancel()
         if self.worker is not None:
             self.worker.kill("stop")
-            await self.worker.lost
+            await self.worker.lost()
 
     async def load(self, loading: Loading) -> None:
         """Open one more variant.
@@ -153,7 +153,7 @@ class Slot:
 
     async def _end(self, worker: LocalWorker) -> None:
         """Wait for the worker's end and clear its place."""
-        cause = await worker.lost
+        cause = await worker.lost()
         self._settled = False
         self.worker = None
         self._on_lost(self, worker, cause)

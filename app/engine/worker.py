@@ -93,8 +93,8 @@ _Reply = tuple[dict[str, Any], dict[str, Tensor]]
 class LocalWorker(asyncio.Protocol):
     """A worker process on this host, over one end of a socket pair.
 
-    `lost` brings the cause once the process is gone. Every operation has a number, and the reply
-    to an operation that nobody waits for any more is dropped.
+    Every operation has a number, and the reply to an operation that nobody waits for any more is
+    dropped.
     """
 
     def __init__(self, process: Process) -> None:
@@ -107,7 +107,9 @@ class LocalWorker(asyncio.Protocol):
         self._cause: str | None = None
         self._transport: asyncio.WriteTransport | None = None
         self.crashed = False
-        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.lost_loading: str | None = None
+        """The key that it was opening when it was lost: they are opened one at a time, in order."""
+        self._gone = asyncio.Event()
 
     @classmethod
     async def connect(cls, process: Process) -> "LocalWorker":
@@ -129,11 +131,6 @@ class LocalWorker(asyncio.Protocol):
     @property
     def loaded(self) -> frozenset[str]:
         return self._loaded if self.alive else frozenset()
-
-    @property
-    def loading(self) -> str | None:
-        """The key that it is opening now: they are opened one at a time, in order."""
-        return self._loading[0] if self._loading else None
 
     async def load(self, loading: Loading) -> float:
         self._loading.append(loading.key)
@@ -171,8 +168,13 @@ class LocalWorker(asyncio.Protocol):
         return RunResult(outputs=outputs, run_s=self._seconds(reply))
 
     def kill(self, cause: str) -> None:
-        self._cause = self._cause or cause
+        self._doom(cause)
         self._popen.kill()  # its end closes the socket, and then `connection_lost` cleans up
+
+    async def lost(self) -> str:
+        """Return the cause once the process is gone."""
+        await self._gone.wait()
+        return self._cause or "exit"
 
     def resident_bytes(self) -> int:
         """Resident memory of the process, 0 when it has just gone."""
@@ -200,12 +202,12 @@ class LocalWorker(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._popen.kill()  # it may live on without its socket
         status = self._popen.wait()
-        self.crashed = self._cause is None and (status > 0 or -status in CRASH_SIGNALS)
-        self._cause = self._cause or ("crash" if status != 0 else "exit")
+        self.crashed = self.alive and (status > 0 or -status in CRASH_SIGNALS)
+        cause = self._doom("crash" if status != 0 else "exit")
         for call in self._calls.values():
             if not call.done():
-                call.set_exception(WorkerLost(self._cause))
-        self.lost.set_result(self._cause)
+                call.set_exception(WorkerLost(cause))
+        self._gone.set()
 
     def _next_frame(self) -> _Reply | None:
         prefix = frames.PREFIX.size
@@ -229,6 +231,13 @@ class LocalWorker(asyncio.Protocol):
         self._calls[self._next_id] = call
         self._transport.writelines(parts)
         return await call
+
+    def _doom(self, cause: str) -> str:
+        """From now on it is lost; the first cause counts."""
+        if self._cause is None:
+            self._cause = cause
+            self.lost_loading = self._loading[0] if self._loading else None
+        return self._cause
 
     def _seconds(self, reply: dict[str, Any]) -> float:
         seconds = reply.get("seconds")

@@ -65,7 +65,7 @@ def cost(manifest: Manifest) -> float:
 
 
 def kinds(manifests: dict[str, Manifest]) -> dict[str, Kind]:
-    """Requests that some variant of the ladder can always serve, but for pins on what comes and goes."""
+    """Requests that the ladder can always serve, but for pins on what comes and goes."""
     best, mid, fast = (manifests[name] for name in ("best", "mid", "fast"))
     assert best.accuracy and mid.accuracy and fast.accuracy
     assert fast.accuracy.value < mid.accuracy.value < best.accuracy.value
@@ -124,8 +124,10 @@ def kinds(manifests: dict[str, Manifest]) -> dict[str, Kind]:
         "drop": Kind(
             headers={"Infer-Max-Accuracy-Drop": str(drop)},
             weight=2,
-            allowed=lambda m: m.accuracy is not None
-            and 100 * (best.accuracy.value - m.accuracy.value) <= drop + 1e-9,  # type: ignore[union-attr]
+            allowed=lambda m: (
+                m.accuracy is not None
+                and 100 * (best.accuracy.value - m.accuracy.value) <= drop + 1e-9
+            ),  # type: ignore[union-attr]
         ),
         "soft cost, hard accuracy": Kind(
             headers={"Infer-Max-Cost": "0.001;soft", "Infer-Min-Accuracy": str(floor)},

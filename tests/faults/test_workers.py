@@ -1,0 +1,259 @@
+"""What happens to workers must cost the calls in flight at most.
+
+`GEARSHIFT_TEST_KILLS` sets how often the worker is killed (20).
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests import ladder as ladders
+from tests import models, world
+from tests.calls import Caller, Reply, spread
+from tests.ladder import MODEL, Ladder
+from variants.data_folder import open_data_folder
+
+KILLS = int(os.environ.get("GEARSHIFT_TEST_KILLS", "20"))
+AGAIN_S = 2.0
+ROW = [1.0, 2.0, 3.0, 4.0]
+POISON = [9999.0, 0.0, 0.0, 0.0]
+BODY = {"model": MODEL, "inputs": ROW}
+
+
+@contextlib.contextmanager
+def serving(ladder: Ladder, *arguments: str, **env: str) -> Iterator[world.Gateway]:
+    """A gateway with one worker whose log must stay clean."""
+    with world.gateway(ladder.root, ladder.key, *arguments, env={**ladders.ENV, **env}) as gateway:
+        yield gateway
+    log = "".join(gateway.log)
+    assert "Traceback" not in log
+    assert "never retrieved" not in log
+    assert gateway.process.returncode == 0
+
+
+def infer(client: httpx.Client, inputs: object = ROW, **headers: str) -> httpx.Response:
+    """One request; `infer_variants="int8"` and the like are its headers."""
+    return client.post(
+        "/infer",
+        json={"model": MODEL, "inputs": inputs},
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+
+
+def pin(name: str) -> dict[str, str]:
+    return {"infer_variants": f'"{name}"'}
+
+
+def worker_metrics(client: httpx.Client) -> dict[str, float]:
+    """Workers lost, by cause."""
+    text = client.get("/metrics").text
+    found = re.findall(r'gearshift_worker_restarts_total\{cause="(\w+)",worker="0"\} (\S+)', text)
+    return {cause: float(count) for cause, count in found}
+
+
+def until(condition: object, within_s: float = 10.0) -> float:
+    """Poll until the condition holds and return the seconds that it took."""
+    start = time.monotonic()
+    assert callable(condition)
+    while time.monotonic() - start < within_s:
+        if condition():
+            return time.monotonic() - start
+        time.sleep(0.01)
+    raise AssertionError(f"not within {within_s} s")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_the_calls_in_flight_and_is_back_in_two_seconds(
+    ladder: Ladder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def drill(gateway: world.Gateway) -> tuple[list[Reply], list[float]]:
+        replies: list[Reply] = []
+        kills: list[float] = []
+        done, answered = asyncio.Event(), asyncio.Event()
+
+        async def act(caller: Caller) -> None:
+            while not done.is_set():
+                replies.append(await caller.infer(BODY))
+                answered.set()
+
+        async def next_reply() -> None:
+            answered.clear()
+            await answered.wait()
+
+        async def kill() -> None:
+            for _ in range(KILLS):
+                enough = len(replies) + 20
+                while len(replies) < enough:
+                    await next_reply()
+                (worker,) = gateway.workers()
+                kills.append(time.monotonic())
+                os.kill(worker, signal.SIGKILL)
+                while not any(r.status == 200 and r.sent_s > kills[-1] for r in replies[-50:]):
+                    await next_reply()
+            done.set()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(spread(gateway.port, gateway.key, concurrency=8, act=act))
+            group.create_task(kill())
+        return replies, kills
+
+    with serving(ladder) as gateway:
+        replies, kills = asyncio.run(drill(gateway))
+        with gateway.client() as client:
+            assert worker_metrics(client)["crash"] == KILLS
+    statuses = Counter(reply.status for reply in replies)
+    again = [
+        min(r.done_s for r in replies if r.status == 200 and r.sent_s > kill) - kill
+        for kill in kills
+    ]
+    failed = [reply for reply in replies if reply.status != 200]
+    with capsys.disabled():
+        print(
+            f"\n  {len(kills)} kills under load: {dict(statuses)}; serving again after "
+            f"{statistics.median(again):.2f} s (median), {max(again):.2f} s (longest)"
+        )
+    assert set(statuses) <= {200, 502, 503}
+    assert len(failed) <= 2 * 8 * KILLS
+    for reply in failed:
+        # In flight when the worker died, or handed to it before its death was known.
+        assert any(reply.sent_s < kill + 0.3 and kill < reply.done_s < kill + 0.6 for kill in kills)
+    assert max(again) < AGAIN_S
+
+
+def test_requests_that_arrive_while_the_worker_restarts_wait_for_it(ladder: Ladder) -> None:
+    with serving(ladder) as gateway, gateway.client() as client:
+        assert infer(client).status_code == 200
+        (worker,) = gateway.workers()
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: client.get("/readyz").status_code == 503)
+        hurried = infer(client, infer_max_latency_ms="20")
+        patient = infer(client, infer_max_latency_ms="15000")
+        assert client.get("/healthz").status_code == 200
+        assert hurried.status_code == 503, hurried.text
+        assert int(hurried.headers["retry-after"]) >= 1
+        assert patient.status_code == 200, patient.text
+        assert gateway.workers() != [worker]
+
+
+def test_a_worker_that_hangs_is_replaced_and_its_call_answered_with_504(ladder: Ladder) -> None:
+    with serving(ladder, GEARSHIFT_HANG_S="1") as gateway, gateway.client() as client:
+        (worker,) = gateway.workers()
+        os.kill(worker, signal.SIGSTOP)
+        hung = infer(client)
+        assert (hung.status_code, hung.json()["code"]) == (504, "worker-hung")
+        assert infer(client).status_code == 200
+        assert gateway.workers() != [worker]
+        assert worker_metrics(client) == {"hang": 1}
+
+
+def test_requests_expire_in_the_queue_while_no_worker_is_free(ladder: Ladder) -> None:
+    async def stopped(gateway: world.Gateway) -> list[Reply]:
+        (worker,) = gateway.workers()
+        os.kill(worker, signal.SIGSTOP)
+        async with Caller(gateway.port, gateway.key) as one:
+            running = asyncio.create_task(one.infer(BODY))
+            await asyncio.sleep(0.2)
+            async with Caller(gateway.port, gateway.key) as two:
+                waiting = await two.infer(BODY, {"Infer-Max-Latency-Ms": "400"})
+            os.kill(worker, signal.SIGCONT)
+            return [waiting, await running]
+
+    with serving(ladder, GEARSHIFT_HANG_S="20") as gateway:
+        waiting, running = asyncio.run(stopped(gateway))
+    assert waiting.status in (503, 504), waiting.body
+    assert waiting.seconds < 1.0
+    assert running.status == 200
+
+
+def test_a_variant_that_breaks_its_worker_is_quarantined_and_costs_no_other(
+    ladder: Ladder,
+) -> None:
+    with open_data_folder(ladder.root) as data:
+        ladders.publish_fake(data, "fragile", fault="crash", fault_above=1000)
+    with serving(ladder) as gateway, gateway.client() as client:
+        assert infer(client, **pin("fragile")).status_code == 200
+        for count in (1, 2, 3):
+            broken = infer(client, POISON, **pin("fragile"))
+            assert (broken.status_code, broken.json()["code"]) == (502, "worker-lost")
+            assert infer(client, POISON, **pin("fast")).status_code == 200
+            assert worker_metrics(client) == {"crash": count}
+        route = client.post("/v1/route", json={"model": MODEL}).json()
+        (verdict,) = (v for v in route["candidates"] if v["variant"] == "fragile")
+        assert [r["bound"] for r in verdict["rejections"]] == ["blocked"]
+        assert "quarantined" in verdict["rejections"][0]["detail"]
+        assert infer(client, **pin("fragile")).status_code == 422
+        healthy = f'gearshift_variant_healthy{{model="{MODEL}",variant="fragile"}}'
+        assert f"{healthy} 0.0" in client.get("/metrics").text
+        gateway.wait_ready()
+
+        retry = client.post(f"/v1/models/{MODEL}/variants/fragile/activate")
+        assert retry.status_code == 200, retry.text
+        assert infer(client, **pin("fragile")).status_code == 200
+        assert f"{healthy} 1.0" in client.get("/metrics").text
+
+
+def test_outputs_that_the_model_does_not_promise_are_502_and_the_worker_is_replaced(
+    ladder: Ladder,
+) -> None:
+    with open_data_folder(ladder.root) as data:
+        ladders.publish_fake(data, "crooked", fault="shape", fault_above=1000)
+    with serving(ladder) as gateway, gateway.client() as client:
+        broken = infer(client, POISON, **pin("crooked"))
+        assert (broken.status_code, broken.json()["code"]) == (502, "run-failed")
+        assert infer(client, **pin("crooked")).status_code == 200
+        assert worker_metrics(client) == {"garbage": 1}
+
+
+def test_a_variant_that_breaks_every_worker_that_loads_it_stops_no_other(ladder: Ladder) -> None:
+    with open_data_folder(ladder.root) as data:
+        ladders.publish_fake(data, "deadly", fault="crash")
+    with serving(ladder) as gateway, gateway.client() as client:
+        until(lambda: "variant_quarantined" in "".join(gateway.log), within_s=30)
+        gateway.wait_ready()
+        found = np.array(infer(client, **pin("best")).json()["outputs"]["logits"])
+        assert np.allclose(found, models.tiny_logits(np.array([ROW], np.float32)), atol=1e-4)
+        assert infer(client, **pin("deadly")).status_code == 422
+        assert worker_metrics(client) == {"crash": 3}
+        retry = client.post(f"/v1/models/{MODEL}/variants/deadly/activate")
+        assert (retry.status_code, retry.json()["code"]) == (422, "load-failed")
+        assert infer(client, **pin("best")).status_code == 200
+
+
+def test_workers_that_cannot_start_are_tried_ever_more_slowly(
+    ladder: Ladder, tmp_path: Path
+) -> None:
+    broken = tmp_path / "path" / "sitecustomize.py"
+    broken.parent.mkdir()
+    broken.write_text("import sys\nif 'app.engine.worker_process' in sys.orig_argv: sys.exit(3)\n")
+    with (
+        world.gateway(
+            ladder.root,
+            ladder.key,
+            env={**ladders.ENV, "PYTHONPATH": str(broken.parent)},
+            ready=False,
+        ) as gateway,
+        gateway.client() as client,
+    ):
+        until(lambda: worker_metrics(client).get("crash", 0) >= 3)
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 503
+        until(lambda: infer(client).status_code == 503)
+        assert infer(client).headers["retry-after"]
+        before, start = worker_metrics(client)["crash"], time.monotonic()
+        time.sleep(2)
+        tries = worker_metrics(client)["crash"] - before
+        assert tries <= 1 + (time.monotonic() - start) / 0.5
+        broken.unlink()
+        gateway.wait_ready()
+        assert infer(client).status_code == 200
