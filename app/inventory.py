@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from pydantic import TypeAdapter
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -25,22 +26,21 @@ def list_variants(data_dir: Path, prices: Prices, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([v.model_dump(mode="json") for v in found], indent=2))
         return
-    table = Table(title=f"Variants in {data_dir}")
-    for column in ("model", "variant", "state", "technique", "runtime"):
-        table.add_column(column)
-    for column in ("accuracy", "p50 ms", "p95 ms", "MiB", "$ / million"):
-        table.add_column(column, justify="right")
+    table = Table(
+        title=f"Variants in {data_dir}", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for column in ("model", "variant", "state", "runtime"):
+        table.add_column(column, no_wrap=True)
+    for column in ("accuracy", "p50 ms", "MiB", "$/million"):
+        table.add_column(column, justify="right", no_wrap=True)
     for v in found:
-        latency = v.latency_ms[1] if v.latency_ms else None
         table.add_row(
             v.model,
             v.variant + (" *" if v.reference else ""),
             v.state,
-            v.technique or "",
             v.runtime or "",
             f"{v.accuracy.value:.4f}" if v.accuracy else "unmeasured",
-            f"{latency.p50:.3f}" if latency else "",
-            f"{latency.p95:.3f}" if latency else "",
+            f"{v.latency_ms[1].p50:.3f}" if v.latency_ms else "",
             f"{v.memory_bytes / 2**20:.1f}" if v.memory_bytes is not None else "",
             f"{v.cost_usd_per_million:.4f}" if v.cost_usd_per_million is not None else "",
         )

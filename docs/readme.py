@@ -1,8 +1,8 @@
 """The README's measured parts: taken from a real build and a real gateway, never typed.
 
-    python docs/readme.py measure .gearshift   # report and ask what `make demo` built there
-    python docs/readme.py write                # render README.md from docs/measured.json
-    python docs/readme.py check                # fail where README.md says something else
+    python -m docs.readme measure .gearshift   # report and ask what `make demo` built there
+    python -m docs.readme write                # render README.md from docs/measured.json
+    python -m docs.readme check                # fail where README.md says something else
 
 `measure` runs the very commands that the README shows. Everything between `<!-- name -->` and
 `<!-- /name -->` is rendered.
@@ -92,7 +92,9 @@ def _curl(header: str) -> str:
 def _budgets(answers: list[Any]) -> str:
     shown = []
     for (words, header), answer in zip(BUDGETS, answers, strict=True):
-        shown.append(f"{words}:\n\n```sh\n{_curl(header)}```\n\n```json\n{json.dumps(answer)}\n```\n")
+        shown.append(
+            f"{words}:\n\n```sh\n{_curl(header)}```\n\n```json\n{json.dumps(answer)}\n```\n"
+        )
     return "\n" + "\n".join(shown) + "\n"
 
 
@@ -100,9 +102,9 @@ def _table(measured: dict[str, Any]) -> str:
     rows = sorted(measured["rows"], key=lambda row: -row["accuracy"]["value"])
     n = rows[0]["accuracy"]["n"]
     lines = [
-        f"\nMeasured {measured['day']} on {measured['host']}, one thread, {n:,} official test images;",
-        "`gearshift report` prints it for your machine. ◆ marks the Pareto front of accuracy and",
-        "latency at batch 1.\n",
+        f"\nMeasured {measured['day']} on {measured['host']}, one thread,",
+        f"{n:,} official test images. `gearshift report` prints it for your machine. ◆ marks the",
+        "Pareto front of accuracy and latency at batch 1.\n",
         "| variant | runtime | accuracy (95 % interval) | p50 / p95 ms, batch 1 | images/s | "
         "file | memory | $ per million | |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -131,7 +133,9 @@ def main() -> None:
         case ["check"]:
             text = README.read_text(encoding="utf-8")
             if render(text, json.loads(MEASURED.read_text("utf-8"))) != text:
-                raise SystemExit("README.md differs from docs/measured.json: docs/readme.py write")
+                raise SystemExit(
+                    "README.md differs from docs/measured.json: python -m docs.readme write"
+                )
         case _:
             raise SystemExit(__doc__)
 
