@@ -18,7 +18,7 @@ from app.engine.engine import Engine
 from app.engine.worker import LoadFailed
 from app.metrics import Metrics
 from app.schemas import VariantIn
-from variants import runtimes, trial
+from variants import artifact, runtimes, trial
 from variants.cost import Prices
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, Invalid
@@ -80,10 +80,11 @@ class Registration:
         """Record a new variant and begin its trial; the task ends when it is active or failed.
 
         Raises `NotFound` for the model or blob, `Conflict` for a taken name, `Invalid` for an
-        unknown parent.
+        unknown parent, `ArtifactRejected` for what is plainly no ONNX file.
         """
-        registry = self._data.registry
-        await asyncio.to_thread(self._data.store.blob_size, wanted.artifact.digest)
+        registry, store = self._data.registry, self._data.store
+        await asyncio.to_thread(store.blob_size, wanted.artifact.digest)
+        await asyncio.to_thread(artifact.check_format, store.blob_path(wanted.artifact.digest))
         names = [v.name for v in await asyncio.to_thread(registry.variants, model)]
         if wanted.parent is not None and wanted.parent not in names:
             raise Invalid(
@@ -219,7 +220,7 @@ class Registration:
         if wanted.parent is not None:
             parent = await asyncio.to_thread(self._data.registry.variant, model, wanted.parent)
         parent_id = None if parent is None else parent.manifest_id
-        artifact = Artifact(
+        blob = Artifact(
             digest=wanted.artifact.digest,
             size_bytes=store.blob_size(wanted.artifact.digest),
             format="onnx",
@@ -232,14 +233,14 @@ class Registration:
                 parent=parent_id,
                 recipe=recipe,
                 tools=tools,
-                artifact=artifact,
+                artifact=blob,
             ),
             model=model,
             variant=wanted.name,
             parent=parent_id,
             recipe=recipe,
             tools=tools,
-            artifact=artifact,
+            artifact=blob,
             runtime=result.runtime,
             accuracy=result.accuracy.get("test"),
             profiles=result.profiles,

@@ -63,10 +63,10 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
 
 
-def check_onnx(path: Path) -> Signature:
-    """The signature of a well-formed, self-contained ONNX file.
+def check_format(path: Path) -> None:
+    """Refuse what can be told from its size and first bytes alone; opens nothing with a loader.
 
-    Raises `ArtifactRejected` with a code of `REJECTIONS` and the first thing that is wrong.
+    Raises `ArtifactRejected` with the code `too_large` or `format_not_allowed`.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -78,6 +78,14 @@ def check_onnx(path: Path) -> Signature:
             raise ArtifactRejected("format_not_allowed", f"this is {name}; only ONNX is allowed")
     if head[257:262] == b"ustar":
         raise ArtifactRejected("format_not_allowed", "this is a tar archive; only ONNX is allowed")
+
+
+def check_onnx(path: Path) -> Signature:
+    """The signature of a well-formed, self-contained ONNX file.
+
+    Raises `ArtifactRejected` with a code of `REJECTIONS` and the first thing that is wrong.
+    """
+    check_format(path)
     try:
         return _check_model(_parse(path))
     except UnicodeDecodeError as error:

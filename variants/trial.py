@@ -280,7 +280,8 @@ def _serve(say: Callable[[object], None]) -> None:
         except ArtifactRejected as error:
             say({"error": str(error), "code": error.code})
         except Exception as error:  # each runtime has roots of its own: ONNX Runtime's is this one
-            say({"error": f"{type(error).__name__}: {error}", "code": "load_failed"})
+            words = str(error).replace(str(request.path), "the artifact")
+            say({"error": f"{type(error).__name__}: {words}", "code": "load_failed"})
 
 
 if __name__ == "__main__":

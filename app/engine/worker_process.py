@@ -75,7 +75,8 @@ class WorkerProcess:
             session = runtime.load(Path(message["path"]), message["threads"])
             session.run({n: np.zeros((1, *s), d) for n, d, s in message["inputs"]})  # warm
         except Exception as error:
-            self._send(frames.pack({"id": message["id"], "error": _words(error)}))
+            words = _words(error).replace(message["path"], "the artifact")
+            self._send(frames.pack({"id": message["id"], "error": words}))
             return
         self._sessions[message["key"]] = session
         gc.collect()
@@ -102,7 +103,7 @@ def _import_runtimes() -> None:
 
 
 def _words(error: Exception) -> str:
-    """The first line of an error, without paths that the gateway's callers must not see."""
+    """The first line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300] if text else ''}"
 
