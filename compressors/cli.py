@@ -15,12 +15,16 @@ import typer
 from variants.errors import Conflict, GearshiftError, Invalid, NotFound
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from compressors.outcome import Outcome, Watch
     from compressors.plan import Plan
     from compressors.report import Row
     from variants.cost import Prices
 
 MEBI = 2**20
+WIDE = 132
+"""Characters a line from which on tables show everything."""
 
 
 class Context(Protocol):
@@ -155,10 +159,10 @@ class _Lines:
 
 
 def _print_outcomes(outcomes: tuple["Outcome", ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("variant", "status", "accuracy", "latency", "file", "build", "reason")
+    table.columns[0].no_wrap = True
     for outcome in outcomes:
         manifest = outcome.manifest
         numbers = ["", "", "", ""]
@@ -170,39 +174,54 @@ def _print_outcomes(outcomes: tuple["Outcome", ...]) -> None:
                 f"{manifest.build_s:.0f} s" if manifest.build_s is not None else "",
             ]
         table.add_row(outcome.variant, outcome.status, *numbers, outcome.reason)
-    console = Console()
+    console = _console()
     console.print(table)
     for note in sorted({outcome.note for outcome in outcomes if outcome.note}):
         console.print(f"Data: {note}", highlight=False, markup=False)
 
 
 def _print_rows(rows: tuple["Row", ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    console = _console()
+    several = len({row.model for row in rows}) > 1
     table = Table(title="Measured variants, latency at batch 1")
-    table.add_column("variant")
-    table.add_column("accuracy (95 %)")
-    for heading in ("p50 ms", "p95 ms", "per s", "MiB", "file MiB", "load s", "USD/M"):
-        table.add_column(heading, justify="right")
-    table.add_column("runtime")
-    table.add_column("front")
+    table.add_column("variant", no_wrap=True)
+    for heading in _columns(rows[0], console.width) if rows else ():
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        accuracy = row.accuracy
-        table.add_row(
-            row.variant if len({r.model for r in rows}) == 1 else f"{row.model}: {row.variant}",
-            f"{accuracy.value:.2%} ({accuracy.low:.2%} to {accuracy.high:.2%})" if accuracy else "",
-            f"{row.latency_s[1].p50 * 1e3:.3f}",
-            f"{row.latency_s[1].p95 * 1e3:.3f}",
-            f"{row.throughput_per_s:,.0f}",
-            f"{row.memory_bytes / MEBI:.1f}",
-            f"{row.size_bytes / MEBI:.2f}",
-            f"{row.load_s:.3f}",
-            f"{row.cost_usd_per_million:.4f}",
-            row.runtime,
-            "●" if row.pareto else "dominated",
-        )
-    Console().print(table)
+        name = f"{row.model}: {row.variant}" if several else row.variant
+        table.add_row(name, *_columns(row, console.width).values())
+    console.print(table)
+
+
+def _columns(row: "Row", width: int) -> dict[str, str]:
+    """A row's cells by heading; a narrow console gets the most telling ones."""
+    accuracy, latency = row.accuracy, row.latency_s[1]
+    wide = {
+        "p95 ms": f"{latency.p95 * 1e3:.3f}",
+        "file MiB": f"{row.size_bytes / MEBI:.2f}",
+        "load s": f"{row.load_s:.3f}",
+        "USD/M": f"{row.cost_usd_per_million:.4f}",
+        "runtime": row.runtime,
+    }
+    cells = {
+        "accuracy (95 %)": f"{accuracy.value:.2%} ({accuracy.low:.1%} to {accuracy.high:.1%})"
+        if accuracy
+        else "not measured",
+        "p50 ms": f"{latency.p50 * 1e3:.3f}",
+        "per s": f"{row.throughput_per_s:,.0f}",
+        "MiB": f"{row.memory_bytes / MEBI:.1f}",
+        "front": "●" if row.pareto else "–",
+    }
+    return {**cells, **wide} if width >= WIDE else cells
+
+
+def _console() -> "Console":
+    """Standard output; a log gets lines long enough for whole tables."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
 def _stop(error: GearshiftError) -> NoReturn:

@@ -75,8 +75,16 @@ def _download_debian(package: str, aside: Path) -> Path:
         _run(package, download, aside)
     except FetchFailed:
         private = _private_lists(cache_folder() / "apt")
-        _run(package, ["apt-get", "update", "-q", *private], aside)
-        _run(package, [*download, *private], aside)
+        update = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any", *private]
+        offline: FetchFailed | None = None
+        try:
+            _run(package, update, aside)
+        except FetchFailed as error:  # one dead source of several need not matter
+            offline = error
+        try:
+            _run(package, [*download, *private], aside)
+        except FetchFailed as error:
+            raise offline or error from error
     return _only(package, aside, "*.deb")
 
 
@@ -143,7 +151,8 @@ def _run(package: str, command: list[str], folder: Path) -> None:
     if done.returncode != 0:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         why = said[-1].strip() if said else f"exit status {done.returncode}"
-        raise FetchFailed(f"cannot fetch {package}: {' '.join(command[:2])}: {why}")
+        client = "pip" if "pip" in command else command[0]
+        raise FetchFailed(f"cannot fetch {package}: {client} says: {why} (no network?)")
 
 
 def _only(package: str, folder: Path, pattern: str) -> Path:

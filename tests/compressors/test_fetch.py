@@ -74,7 +74,9 @@ def test_a_damaged_cache_is_noticed(wheels: Path) -> None:
 def test_a_wheel_that_pip_cannot_find_is_one_clear_line(wheels: Path) -> None:
     with pytest.raises(FetchFailed) as caught:
         fetch.wheel("absent==1.0", FILES)
-    assert _one_line(caught.value).startswith("cannot fetch absent==1.0: ")
+    message = _one_line(caught.value)
+    assert message.startswith("cannot fetch absent==1.0: pip says: ")
+    assert message.endswith("(no network?)")
 
 
 def test_a_missing_member_is_named(wheels: Path) -> None:
