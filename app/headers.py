@@ -133,6 +133,8 @@ def reply_number(value: float) -> str:
 def reply_fields(fields: dict[str, int | float | bool | str]) -> str:
     """A dictionary field with at most three fractional digits, such as `latency-ms=3.21`.
 
+    Empty text for no fields: such a header is left out (RFC 9651, section 3.2).
+
     Text becomes a token where it can be one, otherwise a string, or a display string where it is
     not ASCII.
     """
@@ -144,7 +146,7 @@ def reply_fields(fields: dict[str, int | float | bool | str]) -> str:
             out[name] = (_text(value), {})
         else:
             out[name] = (value, {})
-    return http_sf.ser(out)
+    return http_sf.ser(out) if out else ""
 
 
 def _text(value: str) -> Token | DisplayString | str:

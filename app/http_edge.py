@@ -63,7 +63,7 @@ class Edge:
         finally:
             self._metrics.inflight(-1)
             self._metrics.http(
-                getattr(scope.get("route"), "path", scope.get("gearshift.route", "_unmatched_")),
+                _template(scope),
                 scope["method"] if scope["method"] in METHODS else "_other_",
                 status,
                 scope.get("gearshift.code", "ok" if status < 400 else "none"),
@@ -76,6 +76,12 @@ class Edge:
                 return str(value, "ascii")
         self._count += 1
         return f"{self._id_prefix}-r{self._count:x}"
+
+
+def _template(scope: Scope) -> str:
+    """The route's path as it was declared; FastAPI's routes name themselves."""
+    named = scope.get("gearshift.route", "_unmatched_")
+    return str(getattr(scope.get("route"), "path", named))
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})

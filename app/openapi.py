@@ -1,11 +1,15 @@
 """The OpenAPI description: what FastAPI derives, and `/infer`, which is plain ASGI."""
 
-from typing import Any
+import copy
+from typing import Any, get_args
 
 from fastapi import FastAPI
 
-from app.access import ROUTES
+from app import openapi_examples
+from app.access import ROUTES, Need
+from app.errors import CONTENT_TYPE, TABLE
 from app.schemas import ProblemOut
+from router.constraints import Objective
 
 PROBLEM = {"$ref": "#/components/schemas/ProblemOut"}
 
@@ -14,13 +18,12 @@ _REFUSALS = {
     401: "no valid key",
     403: "the key lacks the scope",
     404: "unknown or not yours",
-    405: "method not allowed",
     408: "the body did not arrive in time",
     409: "the present state does not allow it",
     413: "too large",
     415: "wrong content type",
     422: "well-formed, but cannot be: see `code`",
-    431: "too many headers",
+    431: "too many or too large headers",
     502: "a worker or runtime broke",
     503: "not under the present load; see `Retry-After`",
     504: "the deadline passed in the queue, or the worker hung",
@@ -39,46 +42,66 @@ def _header(name: str, schema: dict[str, Any], text: str, example: str) -> dict[
     }
 
 
-_ITEM = {"type": "string"}
+_PARAMETER = {"soft": r"soft(=\?[01])?", "point": r"point(=\?[01])?", "pctl": "pctl=[5-9][0-9]"}
+_NAME = r'("[ !#-\[\]-~]*"|[A-Za-z][A-Za-z0-9!#$%&\'*+.^_`|~:/-]*)'
+
+
+def _number(*parameters: str) -> dict[str, Any]:
+    """A structured-field number (RFC 9651) with these parameters."""
+    allowed = "|".join(_PARAMETER[name] for name in parameters)
+    number = r"([0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})"
+    return {"type": "string", "pattern": f"^{number}(; *({allowed}))*$"}
+
+
+_TEXT = {"type": "string"}
 CONSTRAINT_HEADERS = [
     _header(
         "Infer-Max-Latency-Ms",
-        _ITEM,
-        "Deadline in milliseconds from arrival to reply. Parameters: `pctl` (50 to 99, default "
-        "95) is the quantile of the prediction that must fit; `soft`.",
+        _number("pctl", "soft"),
+        "Deadline in milliseconds from arrival to reply, greater than 0. Parameters: `pctl` "
+        "(50 to 99, default 95) is the quantile of the prediction that must fit; `soft`.",
         "50;pctl=99",
     ),
     _header(
-        "Infer-Max-Cost", _ITEM, "US dollars per million inferences. Parameter: `soft`.", "12.5"
+        "Infer-Max-Cost",
+        _number("soft"),
+        "US dollars per million inferences. Parameter: `soft`.",
+        "12.5",
     ),
     _header(
         "Infer-Min-Accuracy",
-        _ITEM,
+        _number("point", "soft"),
         "Floor on the model's quality metric, held against the lower 95 % bound. Parameters: "
         "`point` compares the value itself; `soft`.",
-        "0.9",
+        "0.9;soft",
     ),
     _header(
         "Infer-Max-Accuracy-Drop",
-        _ITEM,
+        _number("soft"),
         "Percentage points below the reference. Parameter: `soft`.",
-        "0.5",
+        "0.5;soft",
     ),
     _header(
         "Infer-Objective",
-        _ITEM,
+        {"type": "string", "enum": list(get_args(Objective))},
         "What to optimise inside the budget: accuracy, cost or latency. Default: the first of "
         "them that is not constrained.",
         "cost",
     ),
-    _header("Infer-Variants", _ITEM, "Allow-list of variants; one name pins.", '"int8", "fp16"'),
+    _header(
+        "Infer-Variants",
+        {"type": "string", "pattern": f"^{_NAME}(, *{_NAME})*$"},
+        "Allow-list of variants; one name pins.",
+        '"int8", "fp32"',
+    ),
     _header(
         "Prefer",
-        _ITEM,
-        "`handling=lenient` serves the closest variant when nothing fits.",
+        _TEXT,
+        "`handling=lenient` serves the closest variant when nothing fits, `handling=strict` "
+        "refuses; other preferences are ignored.",
         "handling=lenient",
     ),
-    _header("Priority", _ITEM, "RFC 9218: `u=0` (first) to `u=7` (last).", "u=1"),
+    _header("Priority", _TEXT, "RFC 9218: `u=0` (first) to `u=7` (last).", "u=1"),
 ]
 
 _INFER: dict[str, Any] = {
@@ -91,9 +114,19 @@ _INFER: dict[str, Any] = {
     ),
     "operationId": "infer",
     "parameters": [
-        _header("Infer-Model", _ITEM, "The model, when the body is a picture.", '"fashion"'),
+        _header(
+            "Infer-Model",
+            {"type": "string", "pattern": f"^{_NAME}$"},
+            "The model, when the body does not name it.",
+            '"fashion"',
+        ),
         *CONSTRAINT_HEADERS,
-        _header("Infer-Explain", _ITEM, "`?1` puts the whole decision into the body.", "?1"),
+        _header(
+            "Infer-Explain",
+            {"type": "string", "enum": ["?0", "?1"]},
+            "`?1` puts the whole decision into the body.",
+            "?1",
+        ),
     ],
     "requestBody": {
         "required": True,
@@ -131,6 +164,9 @@ _INFER: dict[str, Any] = {
                     "Infer-Predicted": "Latency, cost and accuracy as predicted at arrival.",
                     "Infer-Actual": "Latency and cost as measured.",
                     "Server-Timing": "Queue, run and total milliseconds.",
+                    "Preference-Applied": "The `handling` that was asked for.",
+                    "Infer-Max-Latency-Ms": "The longest deadline allowed, where it was cut.",
+                    "X-Request-Id": "The caller's, or one made here.",
                 }.items()
             },
             "content": {
@@ -149,7 +185,7 @@ _INFER: dict[str, Any] = {
                                     "required": ["label", "score"],
                                     "properties": {
                                         "label": {"type": "string"},
-                                        "score": {"type": "number"},
+                                        "score": {"type": ["number", "null"]},
                                     },
                                 },
                             },
@@ -185,22 +221,72 @@ def install(app: FastAPI) -> None:
 
 def _complete(schema: dict[str, Any]) -> dict[str, Any]:
     components = schema.setdefault("components", {})
-    components.setdefault("schemas", {})["ProblemOut"] = ProblemOut.model_json_schema()
+    schemas = components.setdefault("schemas", {})
+    schemas["ProblemOut"] = ProblemOut.model_json_schema()
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    schema["paths"]["/infer"] = {"post": _INFER}
+    schema["paths"]["/infer"] = {"post": copy.deepcopy(_INFER)}
     schema["paths"]["/v1/route"]["post"].setdefault("parameters", []).extend(CONSTRAINT_HEADERS)
     for path, item in schema["paths"].items():
         for method, operation in item.items():
-            need = ROUTES[method.upper(), path]
-            operation["security"] = [] if need == "public" else [{"key": []}]
-            operation["description"] = f"{operation.get('description', '')}\n\nScope: {need}."
-            refusals = {str(status): _refusal(status) for status in _REFUSALS}
-            operation["responses"] = {**refusals, **operation["responses"], "422": refusals["422"]}
+            _complete_operation(method.upper(), path, operation)
     return schema
 
 
+def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> None:
+    need = ROUTES[method, path]
+    operation["security"] = [] if need == "public" else [{"key": []}]
+    operation["description"] = f"{operation.get('description', '')}\n\nScope: {need}."
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            name = "decision" if path.startswith("/v1/decisions") else parameter["name"]
+            parameter["example"] = openapi_examples.PARAMETERS[name]
+    answers = operation["responses"]
+    answers.pop("422", None)  # FastAPI's own shape, which nothing here has
+    for status, answer in answers.items():
+        if (example := openapi_examples.ANSWERS.get((method, path, status))) is not None:
+            answer["content"]["application/json"]["example"] = example
+    for status in sorted(_statuses(method, path, need)):
+        answers.setdefault(str(status), _refusal(status))
+
+
+def _statuses(method: str, path: str, need: Need) -> set[int]:
+    """The refusals that an operation can give."""
+    found = {431}
+    if need != "public":
+        found |= {401, 403}
+    if "{" in path or need == "infer":
+        found |= {404}
+    if "{digest}" in path:
+        found |= {422}
+    if method in ("POST", "PUT") and not path.endswith("activate"):
+        found |= {400, 408, 413, 415, 422}
+    if need == "admin" and method != "GET":
+        found |= {409, 503, 507}
+    if path.endswith("/activate"):
+        found |= {422}
+    if path == "/infer":
+        found |= {409, 502, 503, 504}
+    if path == "/v1/route":
+        found |= {409}
+    return found
+
+
 def _refusal(status: int) -> dict[str, Any]:
+    example = {
+        "type": f"urn:gearshift:problem:{_CODES[status]}",
+        "title": _REFUSALS[status].capitalize(),
+        "status": status,
+        "detail": "What was wrong with this request, in one sentence.",
+        "code": _CODES[status],
+        "request_id": "5f0c9a1e-r2a",
+    }
     return {
         "description": _REFUSALS[status],
-        "content": {"application/problem+json": {"schema": PROBLEM}},
+        "content": {CONTENT_TYPE: {"schema": PROBLEM, "example": example}},
     }
+
+
+_CODES = {status: code for _, status, code, _ in reversed(TABLE)} | {431: "too-many-headers"}
+"""One code of each status, the first of the table."""

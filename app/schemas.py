@@ -132,7 +132,7 @@ class KeyIn(Strict):
     )
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    scopes: Annotated[set[Scope], Field(min_length=1)]
+    scopes: Annotated[list[Scope], Field(min_length=1)]
 
 
 class KeyOut(BaseModel):

@@ -1,8 +1,11 @@
 """The registry's tables, as SQLAlchemy Core describes them. `migrations/` creates them."""
 
+from datetime import UTC, datetime
+
 from sqlalchemy import (
     Column,
     DateTime,
+    Dialect,
     ForeignKey,
     ForeignKeyConstraint,
     Integer,
@@ -10,7 +13,20 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
 )
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment in UTC; SQLite keeps no time zone, so it is given back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """The moment with its time zone."""
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
 
 metadata = MetaData()
 
@@ -21,7 +37,7 @@ models = Table(
     Column("spec", Text, nullable=False),
     Column("evaluation_digest", String(64)),
     Column("reference", String(63)),
-    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", Instant, nullable=False),
 )
 
 variants = Table(
@@ -33,7 +49,7 @@ variants = Table(
     Column("artifact_digest", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", Instant, nullable=False),
 )
 
 history = Table(
@@ -46,7 +62,7 @@ history = Table(
     Column("new_state", String(16), nullable=False),
     Column("actor", String(128), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("at", DateTime(timezone=True), nullable=False),
+    Column("at", Instant, nullable=False),
     ForeignKeyConstraint(["model", "variant"], ["variants.model", "variants.name"]),
 )
 """Append-only: who moved which variant, when and why."""
@@ -58,6 +74,6 @@ keys = Table(
     Column("name", String(128), nullable=False),
     Column("secret_hmac", String(64), nullable=False),
     Column("scopes", String(128), nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("revoked_at", DateTime(timezone=True)),
+    Column("created_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
 )

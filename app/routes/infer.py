@@ -174,7 +174,7 @@ def _reply_headers(asked: InferHeaders, reply: Reply) -> dict[str, str]:
         found["preference-applied"] = f"handling={asked.handling}"
     if asked.clamped:
         found["infer-max-latency-ms"] = headers.reply_number(_latency_ms(asked.constraints))
-    return found
+    return {name: value for name, value in found.items() if value}
 
 
 def _latency_ms(constraints: Constraints) -> float:
