@@ -9,11 +9,13 @@ Map
 - `body.py`          request bodies to tensors; `images.py` decodes pictures
 - `headers.py`       RFC 9651 request headers to `Constraints`, and the reply's headers
 - `errors.py`        the one table from errors to statuses; RFC 9457 problem documents
+- `protocol.py`      bytes to requests: limits and deadlines of a request's head
+- `http_edge.py`     around every route: request ids, body limits, callers that leave
 - `access.py`        which scope each route needs, keys and their check
 - `registration.py`  new variants: check, trial, profile, activate, deactivate
 - `metrics.py`       every Prometheus series, recorded in one place
 - `decisions.py`     the last decisions, for `GET /v1/decisions/{id}`
-- `routes/`          one file per group of routes; `schemas.py` and `openapi.py` describe them
+- `routes/`          one file per group of routes; `schemas.py` and `openapi*.py` describe them
 - `settings.py`      every option, once; `cli.py`, `serve.py`, `doctor.py`, `demo.py` are commands
 
 Knows nothing of how variants are built; never imports torch.

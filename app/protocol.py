@@ -1,12 +1,14 @@
 """uvicorn's HTTP protocol with deadlines and a size limit for what comes before and after a body.
 
 uvicorn itself waits for ever for the rest of a head, buffers one of any size, adds trailers to the
-headers of a request that is being served, and answers what is not HTTP in plain text.
+headers of a request that is being served, loses the body of one that offers an upgrade, and
+answers what is not HTTP in plain text.
 """
 
 import asyncio
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import CONTENT_TYPE, Problem
@@ -14,6 +16,8 @@ from app.errors import CONTENT_TYPE, Problem
 MAX_HEAD_BYTES = 64 << 10
 SLICE_BYTES = 16 << 10
 """The parser is fed in slices of this size, to see whether it gets anywhere with each."""
+
+_OFFER = (b"connection", b"upgrade", b"http2-settings")
 
 _BAD_REQUEST = Problem(
     status=400, code="malformed", title="This is not HTTP", detail="The request cannot be parsed."
@@ -70,15 +74,34 @@ class LimitedProtocol(HttpToolsProtocol):
                 return
             piece = data[start : start + SLICE_BYTES]
             self._progress = False
-            super().data_received(piece)
+            self._feed(piece)
             self._collected_bytes = 0 if self._progress else self._collected_bytes + len(piece)
             if self._collected_bytes > MAX_HEAD_BYTES:
                 self._refuse(_HEAD_TOO_LARGE)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP with a problem document."""
-        del msg
-        self._refuse(_BAD_REQUEST)
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(_BAD_REQUEST)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the request as if it had not offered another protocol, such as `h2c`.
+
+        The parser stops after such a head, whatever follows; so it is fed the head once more,
+        without the offer.
+        """
+        method = self.parser.get_method()
+        if self._refused or method == b"CONNECT":
+            self._refuse(_BAD_REQUEST)
+            return
+        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in _OFFER]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     # From the parser
 
@@ -106,7 +129,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._progress = True
         self._stop_waiting()
-        if not self._refused:
+        if not self._refused and not self.parser.should_upgrade():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -120,7 +143,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_message = False
         self._progress = True
         self._stop_waiting()
-        if not self._refused:
+        if not self._refused and not self.parser.should_upgrade():
             super().on_message_complete()
 
     # From the response

@@ -108,8 +108,9 @@ def test_an_unknown_path_is_a_problem_document(edge: Edge, target: str) -> None:
 
 
 OTHER_TYPES = (
-    "text/plain", "text/plain; charset=utf-8", "application/xml", "multipart/form-data", "x/y",
-    "application/x-www-form-urlencoded", "image/gif", "application/jsonx", "", "application/json, x",
+    "text/plain", "text/plain; charset=utf-8", "application/xml", "multipart/form-data",
+    "application/x-www-form-urlencoded", "image/gif", "application/jsonx", "x/y", "",
+    "application/json, x/y",
 )  # fmt: skip
 
 
@@ -405,11 +406,24 @@ def test_a_refused_expectation_is_told_before_the_body(edge: Edge) -> None:
         assert_problem(answer, 401, "unauthenticated")
 
 
-def test_an_upgrade_is_not_taken(edge: Edge) -> None:
-    for protocol in ("websocket", "h2c"):
-        given = [("connection", "upgrade"), ("upgrade", protocol)]
+def test_an_upgrade_is_declined_and_the_request_answered(edge: Edge) -> None:
+    """Java's HttpClient offers `h2c` with every request, bodies included."""
+    offer = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "x")]
+    socket = [("connection", "upgrade"), ("upgrade", "websocket")]
+    for given in (offer, socket):
         answer = edge.send("unusual", request("GET", "/healthz", headers=given))
         assert answer.status == 200
+        assert edge.send("unusual", post(edge, VALID, *given)).status == 200
+        data = post(edge, chunked(VALID, 5), ("transfer-encoding", "chunked"), *given)
+        assert edge.send("unusual", data).status == 200
+        with edge.connect("unusual") as connection:
+            whole = post(edge, VALID, *given)
+            connection.send(whole[:-10])
+            time.sleep(0.05)  # the rest comes by itself
+            connection.send(whole[-10:] + whole + post(edge, VALID))
+            for _ in range(3):
+                found = connection.answer()
+                assert found is not None and found.status == 200
 
 
 def test_pipelined_requests_are_answered_in_order(edge: Edge) -> None:
