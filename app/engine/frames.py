@@ -7,16 +7,19 @@ C-contiguous and follow one another in the order of the header's `tensors`. Neve
 import math
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import orjson
 
 from variants.runtimes import Tensor
+from variants.spec import Dtype
 
 PREFIX = struct.Struct("<II")
 MAX_HEADER_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 1 << 30
+DTYPES = {np.dtype(name).str: np.dtype(name) for name in get_args(Dtype)}
+"""What a model's tensors can be, by the code that travels."""
 
 
 class BadFrame(Exception):
@@ -24,8 +27,14 @@ class BadFrame(Exception):
 
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> list[bytes]:
-    """The frame's parts, ready for a vectored write. Raises `BadFrame` beyond the limits."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in (tensors or {}).items()}
+    """The frame's parts, ready for a vectored write.
+
+    Raises `BadFrame` beyond the limits and for tensors of other types than a model can have.
+    """
+    arrays = {name: np.asarray(array, order="C") for name, array in (tensors or {}).items()}
+    for name, array in arrays.items():
+        if array.dtype.str not in DTYPES:
+            raise BadFrame(f"tensor {name!r} is of type {array.dtype}")
     described = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     head = orjson.dumps({**header, "tensors": described})
     prefix = PREFIX.pack(*_limited(len(head), sum(array.nbytes for array in arrays.values())))
@@ -41,25 +50,20 @@ def sizes(prefix: bytes) -> tuple[int, int]:
 
 def unpack(header: bytes, payload: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors (views into `payload`). Raises `BadFrame` where they disagree."""
-    try:
-        message = orjson.loads(header)
-        described = [
-            (str(name), np.dtype(str(dtype)), tuple(map(_size, shape)))
-            for name, dtype, shape in message.pop("tensors")
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadFrame(str(error)) from error
     tensors: dict[str, Tensor] = {}
     offset = 0
-    for name, dtype, shape in described:
-        if dtype.kind not in "biufc" or name in tensors:
-            raise BadFrame(f"tensor {name!r} of {dtype}")
-        end = offset + math.prod(shape) * dtype.itemsize
-        if end > len(payload):
-            raise BadFrame(f"tensor {name!r} ends at {end} of {len(payload)} bytes")
-        flat = np.frombuffer(memoryview(payload)[offset:end], dtype)
-        tensors[name] = flat.reshape(shape)
-        offset = end
+    try:
+        message = orjson.loads(header)
+        for name, code, shape in message.pop("tensors"):
+            dtype = DTYPES[code]
+            end = offset + math.prod(map(_size, shape)) * dtype.itemsize
+            if end > len(payload) or name in tensors:
+                raise BadFrame(f"tensor {name!r} ends at {end} of {len(payload)} bytes")
+            flat = np.frombuffer(memoryview(payload)[offset:end], dtype)
+            tensors[name] = flat.reshape(shape)
+            offset = end
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise BadFrame(str(error)) from error
     if offset != len(payload):
         raise BadFrame(f"{len(payload) - offset} bytes too many")
     return message, tensors
