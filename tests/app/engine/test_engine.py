@@ -1,0 +1,207 @@
+"""The engine over two real worker processes with the fake runtime, without HTTP."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app import catalog
+from app.catalog import ServedModel, ServedVariant
+from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
+from app.engine.worker import LoadFailed
+from app.metrics import Metrics
+from router import policies
+from router.fleet import Queued
+from tests import ladder as ladders
+from tests import models
+from variants.cost import Prices
+from variants.data_folder import DataFolder, open_data_folder
+
+PRICES = Prices(core_hour_usd=1.0, gib_hour_usd=1.0)
+MODEL = "tiny"
+X = {"x": models.tiny_rows(1)}
+
+
+@dataclass
+class World:
+    """A running engine over a data folder."""
+
+    engine: Engine
+    data: DataFolder
+
+    @property
+    def model(self) -> ServedModel:
+        return self.engine.catalog.model(MODEL)
+
+    def add(self, name: str, **plan: object) -> ServedVariant:
+        """A new variant of the fake runtime, not yet loaded."""
+        manifest = ladders.publish_fake(self.data, name, model=MODEL, **plan)  # type: ignore[arg-type]
+        return catalog.served(manifest, PRICES)
+
+    def submit(
+        self, *eligible: str, within_s: float = 10.0, inputs: dict[str, np.ndarray] = X
+    ) -> "asyncio.Future[Answer]":
+        now = time.monotonic()
+        queued = Queued(
+            id=self.engine.next_id(),
+            arrival_s=now,
+            deadline_s=now + within_s,
+            drop_late=True,
+            urgency=3,
+            rows=len(inputs["x"]),
+            eligible=eligible,
+            objective="latency",
+            percentile=95,
+        )
+        return self.engine.submit(self.model, queued, inputs)
+
+    async def ready(self) -> None:
+        async with asyncio.timeout(20):
+            while not all(slot.settled for slot in self.engine.slots):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+def with_engine(
+    tmp_path: Path, story: Callable[[World], Awaitable[None]], *, workers: int = 2
+) -> None:
+    """Run a story over variants `a` (1 ms) and `slow` (0.3 s), in at most 60 seconds."""
+
+    async def run(data: DataFolder) -> None:
+        engine = Engine(
+            store=data.store,
+            policy=policies.find(policies.DEFAULT),
+            metrics=Metrics(),
+            workers=workers,
+            threads=1,
+            hang_s=5.0,
+            max_queue_bytes=100,
+        )
+        engine.start(catalog.read(data, PRICES))
+        world = World(engine=engine, data=data)
+        try:
+            async with asyncio.timeout(60):
+                await world.ready()
+                await story(world)
+        finally:
+            await engine.stop(0)
+
+    with open_data_folder(tmp_path / "data") as data:
+        data.registry.put_model(models.tiny_spec(), None)
+        ladders.publish_fake(data, "a", model=MODEL)
+        ladders.publish_fake(data, "slow", model=MODEL, service_s=0.3)
+        asyncio.run(run(data))
+
+
+def test_a_load_that_breaks_a_worker_breaks_one_and_changes_nothing(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        second = world.engine.slots[1].worker
+        deadly = world.add("deadly", fault="crash")
+        with pytest.raises(LoadFailed, match="crashed"):
+            await world.engine.load(world.model, deadly)
+        assert world.engine.slots[1].worker is second
+        await world.ready()
+        assert all(deadly.key not in slot.loaded for slot in world.engine.slots)
+        assert set(world.model.variants) == {"a", "slow"}
+        assert (await world.submit("a")).variant.manifest.variant == "a"
+
+    with_engine(tmp_path, story)
+
+
+def test_a_variant_is_loaded_everywhere_before_it_is_published(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        fresh = world.add("fresh")
+        renewed = catalog.read_model(world.data, MODEL, PRICES)
+        world.engine.publish(renewed)
+        assert "fresh" not in world.model.variants
+        await world.engine.load(world.model, fresh)
+        assert all(fresh.key in slot.loaded for slot in world.engine.slots)
+        world.engine.publish(renewed)
+        assert (await world.submit("fresh")).variant.key == fresh.key
+        await world.engine.retire(world.model, "fresh")
+        assert all(fresh.key not in slot.loaded for slot in world.engine.slots)
+
+    with_engine(tmp_path, story)
+
+
+def test_loading_goes_on_where_a_worker_is_killed_meanwhile(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        for count, slot in enumerate(world.engine.slots * 2):
+            assert slot.worker is not None
+            slot.worker.kill("hang")
+            fresh = world.add(f"fresh-{count}")
+            await world.engine.load(world.model, fresh)
+            await world.ready()
+            assert all(fresh.key in s.loaded for s in world.engine.slots)
+
+    with_engine(tmp_path, story)
+
+
+def test_a_variant_leaves_only_when_those_that_may_use_it_are_answered(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        waiting = [world.submit("slow") for _ in range(4)]
+        await world.engine.retire(world.model, "slow")
+        assert all(future.done() for future in waiting)
+        assert {(await future).variant.manifest.variant for future in waiting} == {"slow"}
+        assert set(world.model.variants) == {"a"}
+
+    with_engine(tmp_path, story)
+
+
+def test_what_waits_is_given_up_at_its_deadline_though_no_worker_is_free(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        running = [world.submit("slow"), world.submit("slow")]
+        await asyncio.sleep(0.05)
+        start = time.monotonic()
+        with pytest.raises(DeadlinePassed):
+            await world.submit("a", within_s=0.1)
+        assert time.monotonic() - start < 0.2
+        assert len(await asyncio.gather(*running)) == 2
+
+    with_engine(tmp_path, story)
+
+
+def test_a_caller_that_leaves_takes_its_request_out_of_the_queue(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        running = world.submit("slow")
+        leaving = world.submit("slow")
+        assert world.engine.queue_depths() == {MODEL: 1}
+        leaving.cancel()
+        await asyncio.sleep(0)
+        assert world.engine.queue_depths() == {MODEL: 0}
+        start = time.monotonic()
+        await running
+        await world.submit("a")
+        assert time.monotonic() - start < 0.5
+
+    with_engine(tmp_path, story, workers=1)
+
+
+def test_the_queue_is_bounded_in_bytes_and_room_returns(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        rows = {"x": models.tiny_rows(5)}
+        first = world.submit("a", inputs=rows)
+        with pytest.raises(QueueFull):
+            world.submit("a", inputs=rows)
+        await first
+        await world.submit("a", inputs=rows)
+
+    with_engine(tmp_path, story)
+
+
+def test_after_the_close_what_waits_fails_and_nothing_more_is_taken(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        running, waiting = world.submit("slow"), world.submit("slow")
+        world.engine.drain()
+        assert not world.engine.ready
+        world.engine.close()
+        with pytest.raises(Draining):
+            await waiting
+        with pytest.raises(Draining):
+            world.submit("a")
+        assert (await running).variant.manifest.variant == "slow"
+
+    with_engine(tmp_path, story, workers=1)
