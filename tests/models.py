@@ -159,7 +159,7 @@ def picture_onnx(path: Path, *, side: int = 8, channels: int = 1, seed: int = 0)
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
     ]
-    shape = [BATCH, channels, side, side]
+    shape: list[int | str] = [BATCH, channels, side, side]
     initializers = [numpy_helper.from_array(weight, "weight")]
     return save(model(graph(nodes, inputs=[tensor("x", shape)], initializers=initializers)), path)
 

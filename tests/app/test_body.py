@@ -41,7 +41,9 @@ def read(spec: ModelSpec, inputs: Any) -> dict[str, Any]:
 def test_tensors_come_out_as_numpy_has_them(
     data: st.DataObject, dtype: Dtype, shape: tuple[int, ...], rows: int
 ) -> None:
-    finite = {"allow_nan": False, "allow_infinity": False} if "float" in dtype else {}
+    finite: dict[str, Any] = (
+        {"allow_nan": False, "allow_infinity": False} if "float" in dtype else {}
+    )
     elements = arrays.from_dtype(np.dtype(dtype), **finite)
     array = data.draw(arrays.arrays(dtype, (rows, *shape), elements=elements))
     for inputs in (array.tolist(), {"x": array.tolist()}):
