@@ -15,6 +15,7 @@ import ctypes
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -45,7 +46,8 @@ class WorkerProcess:
 
     def serve(self) -> None:
         """Answer frames until the gateway closes the socket."""
-        self._loader.submit(_import_runtimes)
+        if not select.select([self._channel], [], [], 0)[0]:  # the gateway is not there yet
+            self._loader.submit(_import_runtimes)
         while prefix := self._reader.read(frames.PREFIX.size):
             header_bytes, payload_bytes = frames.sizes(prefix)
             header = self._reader.read(header_bytes)

@@ -26,7 +26,7 @@ from variants.manifest import Manifest
 
 REQUESTS = int(os.environ.get("GEARSHIFT_TEST_REQUESTS", "10000"))
 SWITCHES = int(os.environ.get("GEARSHIFT_TEST_SWITCHES", "50"))
-REGISTRATIONS = 5
+REGISTRATIONS = 4
 CONCURRENCY = 12
 BUDGET_MS = 700
 """Excludes `glacial` (1 s a batch) and leaves all others room for the noise of a busy machine."""

@@ -31,6 +31,26 @@ POISON = [9999.0, 0.0, 0.0, 0.0]
 BODY = {"model": MODEL, "inputs": ROW}
 
 
+@pytest.fixture(scope="module")
+def shared(
+    built_ladder: Ladder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[world.Gateway]:
+    """A gateway with one worker, a short patience, and two variants that break at will."""
+    ladder = built_ladder.copy(tmp_path_factory.mktemp("workers") / "data")
+    with open_data_folder(ladder.root) as data:
+        ladders.publish_fake(data, "fragile", fault="crash", fault_above=1000)
+        ladders.publish_fake(data, "crooked", fault="shape", fault_above=1000)
+    with serving(ladder, GEARSHIFT_HANG_S="1") as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def client(shared: world.Gateway) -> Iterator[httpx.Client]:
+    shared.wait_ready()
+    with shared.client() as opened:
+        yield opened
+
+
 @contextlib.contextmanager
 def serving(ladder: Ladder, *arguments: str, **env: str) -> Iterator[world.Gateway]:
     """A gateway with one worker whose log must stay clean."""
@@ -55,11 +75,12 @@ def pin(name: str) -> dict[str, str]:
     return {"infer_variants": f'"{name}"'}
 
 
-def worker_metrics(client: httpx.Client) -> dict[str, float]:
-    """Workers lost, by cause."""
+def lost(client: httpx.Client, cause: str) -> float:
+    """Workers lost to this cause so far."""
     text = client.get("/metrics").text
-    found = re.findall(r'gearshift_worker_restarts_total\{cause="(\w+)",worker="0"\} (\S+)', text)
-    return {cause: float(count) for cause, count in found}
+    pattern = rf'gearshift_worker_restarts_total\{{cause="{cause}",worker="0"\}} (\S+)'
+    found = re.search(pattern, text)
+    return 0.0 if found is None else float(found[1])
 
 
 def until(condition: object, within_s: float = 10.0) -> float:
@@ -75,7 +96,7 @@ def until(condition: object, within_s: float = 10.0) -> float:
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_the_calls_in_flight_and_is_back_in_two_seconds(
-    ladder: Ladder, capsys: pytest.CaptureFixture[str]
+    shared: world.Gateway, client: httpx.Client, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def drill(gateway: world.Gateway) -> tuple[list[Reply], list[float]]:
         replies: list[Reply] = []
@@ -108,10 +129,9 @@ def test_a_killed_worker_costs_the_calls_in_flight_and_is_back_in_two_seconds(
             group.create_task(kill())
         return replies, kills
 
-    with serving(ladder) as gateway:
-        replies, kills = asyncio.run(drill(gateway))
-        with gateway.client() as client:
-            assert worker_metrics(client)["crash"] == KILLS
+    before = lost(client, "crash")
+    replies, kills = asyncio.run(drill(shared))
+    assert lost(client, "crash") == before + KILLS
     statuses = Counter(reply.status for reply in replies)
     again = [
         min(r.done_s for r in replies if r.status == 200 and r.sent_s > kill) - kill
@@ -131,88 +151,87 @@ def test_a_killed_worker_costs_the_calls_in_flight_and_is_back_in_two_seconds(
     assert max(again) < AGAIN_S
 
 
-def test_requests_that_arrive_while_the_worker_restarts_wait_for_it(ladder: Ladder) -> None:
-    with serving(ladder) as gateway, gateway.client() as client:
-        assert infer(client).status_code == 200
-        (worker,) = gateway.workers()
-        os.kill(worker, signal.SIGKILL)
-        until(lambda: client.get("/readyz").status_code == 503)
-        hurried = infer(client, infer_max_latency_ms="20")
-        patient = infer(client, infer_max_latency_ms="15000")
-        assert client.get("/healthz").status_code == 200
-        assert hurried.status_code == 503, hurried.text
-        assert int(hurried.headers["retry-after"]) >= 1
-        assert patient.status_code == 200, patient.text
-        assert gateway.workers() != [worker]
+def test_requests_that_arrive_while_the_worker_restarts_wait_for_it(
+    shared: world.Gateway, client: httpx.Client
+) -> None:
+    (worker,) = shared.workers()
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: client.get("/readyz").status_code == 503)
+    hurried = infer(client, infer_max_latency_ms="20")
+    patient = infer(client, infer_max_latency_ms="15000")
+    assert client.get("/healthz").status_code == 200
+    assert hurried.status_code == 503, hurried.text
+    assert int(hurried.headers["retry-after"]) >= 1
+    assert patient.status_code == 200, patient.text
+    assert shared.workers() != [worker]
 
 
-def test_a_worker_that_hangs_is_replaced_and_its_call_answered_with_504(ladder: Ladder) -> None:
-    with serving(ladder, GEARSHIFT_HANG_S="1") as gateway, gateway.client() as client:
-        (worker,) = gateway.workers()
+def test_a_worker_that_hangs_is_replaced_and_its_call_answered_with_504(
+    shared: world.Gateway, client: httpx.Client
+) -> None:
+    before = lost(client, "hang")
+    (worker,) = shared.workers()
+    os.kill(worker, signal.SIGSTOP)
+    hung = infer(client, **pin("fast"))
+    assert (hung.status_code, hung.json()["code"]) == (504, "worker-hung")
+    assert infer(client).status_code == 200
+    assert shared.workers() != [worker]
+    assert lost(client, "hang") == before + 1
+
+
+def test_requests_expire_in_the_queue_while_no_worker_is_free(
+    shared: world.Gateway, client: httpx.Client
+) -> None:
+    async def stopped() -> list[Reply]:
+        (worker,) = shared.workers()
         os.kill(worker, signal.SIGSTOP)
-        hung = infer(client)
-        assert (hung.status_code, hung.json()["code"]) == (504, "worker-hung")
-        assert infer(client).status_code == 200
-        assert gateway.workers() != [worker]
-        assert worker_metrics(client) == {"hang": 1}
-
-
-def test_requests_expire_in_the_queue_while_no_worker_is_free(ladder: Ladder) -> None:
-    async def stopped(gateway: world.Gateway) -> list[Reply]:
-        (worker,) = gateway.workers()
-        os.kill(worker, signal.SIGSTOP)
-        async with Caller(gateway.port, gateway.key) as one:
-            running = asyncio.create_task(one.infer(BODY))
-            await asyncio.sleep(0.2)
-            async with Caller(gateway.port, gateway.key) as two:
-                waiting = await two.infer(BODY, {"Infer-Max-Latency-Ms": "400"})
+        async with Caller(shared.port, shared.key) as one, Caller(shared.port, shared.key) as two:
+            running = asyncio.create_task(one.infer(BODY, {"Infer-Variants": "best"}))
+            await asyncio.sleep(0.1)
+            waiting = await two.infer(BODY, {"Infer-Max-Latency-Ms": "400"})
             os.kill(worker, signal.SIGCONT)
             return [waiting, await running]
 
-    with serving(ladder, GEARSHIFT_HANG_S="20") as gateway:
-        waiting, running = asyncio.run(stopped(gateway))
-    assert waiting.status in (503, 504), waiting.body
-    assert waiting.seconds < 1.0
+    waiting, running = asyncio.run(stopped())
+    assert waiting.status == 504, waiting.body
+    assert waiting.seconds < 0.8
     assert running.status == 200
+    assert infer(client).status_code == 200
 
 
 def test_a_variant_that_breaks_its_worker_is_quarantined_and_costs_no_other(
-    ladder: Ladder,
+    shared: world.Gateway, client: httpx.Client
 ) -> None:
-    with open_data_folder(ladder.root) as data:
-        ladders.publish_fake(data, "fragile", fault="crash", fault_above=1000)
-    with serving(ladder) as gateway, gateway.client() as client:
-        assert infer(client, **pin("fragile")).status_code == 200
-        for count in (1, 2, 3):
-            broken = infer(client, POISON, **pin("fragile"))
-            assert (broken.status_code, broken.json()["code"]) == (502, "worker-lost")
-            assert infer(client, POISON, **pin("fast")).status_code == 200
-            assert worker_metrics(client) == {"crash": count}
-        route = client.post("/v1/route", json={"model": MODEL}).json()
-        (verdict,) = (v for v in route["candidates"] if v["variant"] == "fragile")
-        assert [r["bound"] for r in verdict["rejections"]] == ["blocked"]
-        assert "quarantined" in verdict["rejections"][0]["detail"]
-        assert infer(client, **pin("fragile")).status_code == 422
-        healthy = f'gearshift_variant_healthy{{model="{MODEL}",variant="fragile"}}'
-        assert f"{healthy} 0.0" in client.get("/metrics").text
-        gateway.wait_ready()
+    assert infer(client, **pin("fragile")).status_code == 200
+    before = lost(client, "crash")
+    for count in (1, 2, 3):
+        broken = infer(client, POISON, **pin("fragile"))
+        assert (broken.status_code, broken.json()["code"]) == (502, "worker-lost")
+        assert infer(client, POISON, **pin("fast")).status_code == 200
+        assert lost(client, "crash") == before + count
+    route = client.post("/v1/route", json={"model": MODEL}).json()
+    (verdict,) = (v for v in route["candidates"] if v["variant"] == "fragile")
+    assert [r["bound"] for r in verdict["rejections"]] == ["blocked"]
+    assert "quarantined" in verdict["rejections"][0]["detail"]
+    assert infer(client, **pin("fragile")).status_code == 422
+    healthy = f'gearshift_variant_healthy{{model="{MODEL}",variant="fragile"}}'
+    assert f"{healthy} 0.0" in client.get("/metrics").text
+    shared.wait_ready()
 
-        retry = client.post(f"/v1/models/{MODEL}/variants/fragile/activate")
-        assert retry.status_code == 200, retry.text
-        assert infer(client, **pin("fragile")).status_code == 200
-        assert f"{healthy} 1.0" in client.get("/metrics").text
+    retry = client.post(f"/v1/models/{MODEL}/variants/fragile/activate")
+    assert retry.status_code == 200, retry.text
+    assert infer(client, **pin("fragile")).status_code == 200
+    assert f"{healthy} 1.0" in client.get("/metrics").text
 
 
 def test_outputs_that_the_model_does_not_promise_are_502_and_the_worker_is_replaced(
-    ladder: Ladder,
+    client: httpx.Client,
 ) -> None:
-    with open_data_folder(ladder.root) as data:
-        ladders.publish_fake(data, "crooked", fault="shape", fault_above=1000)
-    with serving(ladder) as gateway, gateway.client() as client:
-        broken = infer(client, POISON, **pin("crooked"))
-        assert (broken.status_code, broken.json()["code"]) == (502, "run-failed")
-        assert infer(client, **pin("crooked")).status_code == 200
-        assert worker_metrics(client) == {"garbage": 1}
+    before = lost(client, "garbage")
+    broken = infer(client, POISON, **pin("crooked"))
+    assert (broken.status_code, broken.json()["code"]) == (502, "run-failed")
+    assert infer(client, **pin("crooked")).status_code == 200
+    assert lost(client, "garbage") == before + 1
 
 
 def test_a_variant_that_breaks_every_worker_that_loads_it_stops_no_other(ladder: Ladder) -> None:
@@ -224,7 +243,7 @@ def test_a_variant_that_breaks_every_worker_that_loads_it_stops_no_other(ladder:
         found = np.array(infer(client, **pin("best")).json()["outputs"]["logits"])
         assert np.allclose(found, models.tiny_logits(np.array([ROW], np.float32)), atol=1e-4)
         assert infer(client, **pin("deadly")).status_code == 422
-        assert worker_metrics(client) == {"crash": 3}
+        assert lost(client, "crash") == 3
         retry = client.post(f"/v1/models/{MODEL}/variants/deadly/activate")
         assert (retry.status_code, retry.json()["code"]) == (422, "load-failed")
         assert infer(client, **pin("best")).status_code == 200
@@ -245,14 +264,14 @@ def test_workers_that_cannot_start_are_tried_ever_more_slowly(
         ) as gateway,
         gateway.client() as client,
     ):
-        until(lambda: worker_metrics(client).get("crash", 0) >= 3)
+        until(lambda: lost(client, "crash") >= 3)
         assert client.get("/healthz").status_code == 200
         assert client.get("/readyz").status_code == 503
         until(lambda: infer(client).status_code == 503)
         assert infer(client).headers["retry-after"]
-        before, start = worker_metrics(client)["crash"], time.monotonic()
-        time.sleep(2)
-        tries = worker_metrics(client)["crash"] - before
+        before, start = lost(client, "crash"), time.monotonic()
+        time.sleep(1.5)
+        tries = lost(client, "crash") - before
         assert tries <= 1 + (time.monotonic() - start) / 0.5
         broken.unlink()
         gateway.wait_ready()
