@@ -2,6 +2,7 @@
 
 Map
 ---
+- `serve.py`         starts the workers, then `server.py`, the uvicorn process
 - `factory.py`       `create_app(settings)`: everything is constructed here and handed down
 - `gateway.py`       one request from constraints to answer; the routes are thin edges over it
 - `catalog.py`       the immutable snapshot of models and variants that requests are routed by
@@ -16,7 +17,7 @@ Map
 - `metrics.py`       every Prometheus series, recorded in one place
 - `decisions.py`     the last decisions, for `GET /v1/decisions/{id}`
 - `routes/`          one file per group of routes; `schemas.py` and `openapi*.py` describe them
-- `settings.py`      every option, once; `cli.py`, `serve.py`, `doctor.py`, `demo.py` are commands
+- `settings.py`      every option, once; `cli.py`, `doctor.py`, `demo.py` are commands
 
 Knows nothing of how variants are built; never imports torch.
 """

@@ -146,7 +146,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await services.registration.stop()
-    await services.engine.stop(services.settings.drain_s)
+    await services.engine.stop()
 
 
 def _policy(name: str) -> policies.Policy:

@@ -1,8 +1,11 @@
 """Queues and worker processes: requests wait here, models run there.
 
 - `engine.py`          per-model queues, late binding, leases, supervision
+- `slot.py`            one place for a worker: starts it, loads what is wanted, replaces it
 - `worker.py`          the `Worker` protocol and the local process behind it
 - `worker_process.py`  the child: holds sessions, runs one batch at a time
+- `process.py`         starting that child, before anything heavy is imported
 - `frames.py`          what travels between them: a JSON header and raw tensor bytes
+- `leases.py`          how many admitted requests may still use a variant
 - `correction.py`      service times corrected by what workers really take
 """

@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import structlog
@@ -160,12 +159,8 @@ class Engine:
         for entry in self._entries():
             _fail(entry, Draining())
 
-    async def stop(self, grace_s: float) -> None:
-        """Finish what was admitted within `grace_s`, then end the workers."""
-        waiting: list[asyncio.Future[Any]] = [entry.future for entry in self._entries()]
-        waiting += self._batches
-        if waiting:
-            await asyncio.wait(waiting, timeout=grace_s)
+    async def stop(self) -> None:
+        """End the workers. The server has let what was admitted finish before."""
         self.close()
         await asyncio.gather(*(slot.stop() for slot in self.slots))
 
@@ -193,10 +188,10 @@ class Engine:
     def candidates(self, model: ServedModel) -> list[Candidate]:
         """The routable variants with corrected service times, residency and health."""
         corrections = self._models[model.spec.name].corrections
-        expected = self._expected()
+        expected, now = self._expected(), time.monotonic()
         found = []
         for name, served in model.variants.items():
-            candidate = corrections[name].candidate
+            candidate = corrections[name].candidate(now)
             blocked = served.key in self._quarantine
             if blocked or served.key not in expected:
                 candidate = replace(
@@ -352,7 +347,7 @@ class Engine:
             outcome = dispatch(
                 self._policy,
                 queue=[e.queued for e in state.entries.values() if not e.future.done()],
-                candidates=self._usable(state),
+                candidates=self._usable(state, now),
                 worker=replace(self._view(slot, state, slot.loaded), free_at_s=now),
                 others=[self._view(s, state, s.expected) for s in self.slots if s is not slot],
                 now_s=now,
@@ -366,9 +361,9 @@ class Engine:
                 self._launch(slot, state, outcome.choice.variant, entries)
                 return
 
-    def _usable(self, state: _ModelState) -> dict[str, Candidate]:
+    def _usable(self, state: _ModelState, now_s: float) -> dict[str, Candidate]:
         return {
-            name: correction.candidate
+            name: correction.candidate(now_s)
             for name, correction in state.corrections.items()
             if state.variants[name].key not in self._quarantine
         }
@@ -379,9 +374,11 @@ class Engine:
         assert slot.worker is not None
         served, correction = state.variants[variant], state.corrections[variant]
         rows = sum(entry.queued.rows for entry in entries)
-        expected_s = correction.candidate.service_s(rows, 50) if served.candidate.service else 0.1
+        now = time.monotonic()
+        candidate = correction.candidate(now)
+        expected_s = candidate.service_s(rows, 50) if candidate.service else 0.1
         slot.running = served.key
-        slot.free_at_s = time.monotonic() + expected_s
+        slot.free_at_s = now + expected_s
         batch = _Batch(
             spec=state.spec, served=served, correction=correction, entries=entries, rows=rows
         )
@@ -396,7 +393,7 @@ class Engine:
         try:
             result = await worker.run(batch.served.key, _stack(batch.entries))
             _check_outputs(batch, worker, result)
-            ratio = batch.correction.observe(batch.rows, result.run_s)
+            ratio = batch.correction.observe(batch.rows, result.run_s, time.monotonic())
             self._metrics.batch(
                 batch.served.manifest, rows=batch.rows, run_s=result.run_s, ratio=ratio
             )

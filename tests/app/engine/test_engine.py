@@ -87,7 +87,7 @@ def with_engine(
                 await world.ready()
                 await story(world)
         finally:
-            await engine.stop(0)
+            await engine.stop()
 
     with open_data_folder(tmp_path / "data") as data:
         data.registry.put_model(models.tiny_spec(), None)
