@@ -191,7 +191,7 @@ def budgets(candidates: list[Any]) -> list[Budget]:
     middle = max(quicker or by_latency, key=lambda c: (c["accuracy"], -c["idle_latency_ms"]))
     deadline_ms = math.ceil(middle["idle_latency_ms"] * 1.25 * 10) / 10
     cost = math.ceil(middle["cost_usd_per_million"] * 1000) / 1000
-    floor = math.floor(best["accuracy_low"] * 1000) / 1000
+    floor = math.floor(middle["accuracy_low"] * 1000) / 1000
     impossible_ms = max(0.001, math.floor(by_latency[0]["idle_latency_ms"] / 2 * 1000) / 1000)
     return [
         Budget(words="no budget: the most accurate", headers={}),
@@ -204,8 +204,12 @@ def budgets(candidates: list[Any]) -> list[Budget]:
             headers={"Infer-Max-Accuracy-Drop": "1"},
         ),
         Budget(
-            words=f"surely {floor} accurate, for at most {cost} $ a million",
-            headers={"Infer-Min-Accuracy": f"{floor};soft", "Infer-Max-Cost": f"{cost}"},
+            words=f"{deadline_ms} ms, surely {floor} accurate, {cost} $ a million: all three hold",
+            headers={
+                "Infer-Max-Latency-Ms": f"{deadline_ms}",
+                "Infer-Min-Accuracy": f"{floor}",
+                "Infer-Max-Cost": f"{cost}",
+            },
         ),
         Budget(words="as fast as possible", headers={"Infer-Objective": "latency"}),
         Budget(
