@@ -189,7 +189,7 @@ def budgets(candidates: list[Any]) -> list[Budget]:
     best = max(candidates, key=lambda c: (c["accuracy"], -c["idle_latency_ms"]))
     quicker = [c for c in by_latency if c["idle_latency_ms"] < best["idle_latency_ms"] / 1.3]
     middle = max(quicker or by_latency, key=lambda c: (c["accuracy"], -c["idle_latency_ms"]))
-    deadline_ms = math.ceil(middle["idle_latency_ms"] * 1.25 * 10) / 10
+    deadline_ms = math.ceil((middle["idle_latency_ms"] + best["idle_latency_ms"]) / 2 * 10) / 10
     cost = math.ceil(middle["cost_usd_per_million"] * 1000) / 1000
     floor = math.floor(middle["accuracy_low"] * 1000) / 1000
     impossible_ms = max(0.001, math.floor(by_latency[0]["idle_latency_ms"] / 2 * 1000) / 1000)

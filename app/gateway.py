@@ -17,8 +17,6 @@ from variants.cost import Prices, usd_per_million
 from variants.errors import NotFound
 from variants.runtimes import Tensors
 
-OVERHEAD_WEIGHT = 0.05
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
@@ -80,7 +78,7 @@ class Gateway:
             workers=self._engine.workers(name),
             now_s=time.monotonic(),
             rows=rows,
-            overhead_s=self._engine.overhead_s,
+            overhead_s=self._engine.overhead.value_s,
             queue_limit=self._queue_limit,
         )
 
@@ -180,7 +178,7 @@ class Gateway:
             total_s=total_s,
             cost_usd_per_million=cost,
         )
-        self._engine.overhead_s += OVERHEAD_WEIGHT * (reply.overhead_s - self._engine.overhead_s)
+        self._engine.overhead.observe(reply.overhead_s)
         self._decisions.add(
             replace(
                 record, variant=name, queue_s=answer.queue_s, run_s=answer.run_s, total_s=total_s

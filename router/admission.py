@@ -242,7 +242,7 @@ def _fallback(
 
 def _rank(
     objective: Objective, verdict: Verdict, by_id: Mapping[str, Candidate]
-) -> tuple[float, str]:
+) -> tuple[float, float, str]:
     predicted_s = verdict.predicted_latency_s
     finish = math.inf if predicted_s is None else predicted_s
     return preference(objective, by_id[verdict.variant], finish)

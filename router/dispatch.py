@@ -34,9 +34,9 @@ def dispatch(
     """The next run for `worker`, which is free now.
 
     `overhead_s` is what still comes after the run until the reply is out. A request that is
-    dropped when late is given up once even its fastest eligible variant, started now, would miss
-    the deadline, wherever that variant is loaded; one that can no longer be met here but may be
-    elsewhere stays in the queue. A request of more rows than `max_batch` runs alone.
+    dropped when late is given up once even its fastest eligible variant, started now, would
+    typically (median) miss the deadline, wherever that variant is loaded; one that can no longer
+    be met here but may be elsewhere stays in the queue. A request of more rows than `max_batch` runs alone.
     """
     alike: dict[tuple[tuple[str, ...], int, int], tuple[float, Options | None]] = {}
     kept: list[Queued] = []
@@ -55,12 +55,12 @@ def dispatch(
             continue
         if here is None:
             continue
-        hopeless = ready_s + here.tail_s[here.fastest] > request.deadline_s
-        if hopeless and request.drop_late:
+        if request.drop_late and ready_s + min(here.typical_s.values()) > request.deadline_s:
             continue
+        safe = ready_s + here.tail_s[here.fastest] <= request.deadline_s
         kept.append(request)
         options.append(here)
-        due_s.append(math.inf if hopeless else request.deadline_s)
+        due_s.append(request.deadline_s if safe else math.inf)
     if not kept:
         return Dispatch(choice=None, drop=tuple(drop))
     view = View(
@@ -80,7 +80,7 @@ def dispatch(
 def _outlook(
     request: Queued, candidates: Mapping[str, Candidate], loaded: frozenset[str]
 ) -> tuple[float, Options | None]:
-    """Tail of the fastest eligible variant anywhere (0 if unmeasured), and the options here."""
+    """Median of the fastest eligible variant anywhere (0 if unmeasured), and the options here."""
     anywhere_s = math.inf
     typical_s: dict[str, float] = {}
     tail_s: dict[str, float] = {}
@@ -92,7 +92,7 @@ def _outlook(
         if candidate.service:
             typical = candidate.service_s(request.rows, 50)
             tail = candidate.service_s(request.rows, request.percentile)
-        anywhere_s = min(anywhere_s, tail)
+        anywhere_s = min(anywhere_s, typical)
         if name in loaded:
             typical_s[name], tail_s[name] = typical, tail
     if math.isinf(anywhere_s):

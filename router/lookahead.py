@@ -29,7 +29,7 @@ def ranked(view: View) -> list[str]:
     keys = (
         preference(head.objective, view.candidates[name], options.tail_s[name]) for name in in_time
     )
-    return [name for _, name in sorted(keys)]
+    return [name for *_, name in sorted(keys)]
 
 
 def whole_queue_in_time(view: View, gear: str) -> bool:

@@ -6,8 +6,10 @@ from router.candidate import Candidate
 from router.constraints import Objective
 
 
-def preference(objective: Objective, candidate: Candidate, finish_s: float) -> tuple[float, str]:
-    """Sort key: the best candidate for this objective comes first, ties by variant id.
+def preference(
+    objective: Objective, candidate: Candidate, finish_s: float
+) -> tuple[float, float, str]:
+    """Sort key: the best for this objective comes first, ties by `finish_s`, then by variant id.
 
     accuracy: highest measured value. cost: fewest dollars. latency: earliest `finish_s`.
     What is unmeasured comes last.
@@ -21,4 +23,4 @@ def preference(objective: Objective, candidate: Candidate, finish_s: float) -> t
             score = math.inf if cost is None else cost
         case "latency":
             score = finish_s
-    return (score, candidate.variant)
+    return (score, finish_s, candidate.variant)

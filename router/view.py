@@ -31,7 +31,7 @@ class View:
     `queue` is in order (urgency, deadline, arrival, id) and holds only requests that have an
     eligible variant loaded here and, where they would be dropped when late, could still be in
     time here. `options` and `due_s` run beside it; `due_s` is the deadline, infinite where there
-    is none or where a request that is served late anyway has no hope of keeping it.
+    is none or where even the fastest variant may be late, which then is all that can be done.
     """
 
     queue: tuple[Queued, ...]

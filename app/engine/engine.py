@@ -13,6 +13,7 @@ from app.catalog import Catalog, ServedModel, ServedVariant
 from app.engine.correction import Correction
 from app.engine.frames import MAX_PAYLOAD_BYTES
 from app.engine.leases import Leases
+from app.engine.overhead import Overhead
 from app.engine.process import Process
 from app.engine.slot import Slot
 from app.engine.worker import LoadFailed, Loading, LocalWorker, RunFailed, RunResult
@@ -60,12 +61,16 @@ class Answer:
 
 @dataclass(kw_only=True, slots=True)
 class _Entry:
-    """A queued request with its tensors and the future that its caller awaits."""
+    """A queued request with its tensors and the future that its caller awaits.
+
+    `since_s` is when it was queued: later than its arrival by what decoding took.
+    """
 
     queued: Queued
     inputs: Tensors
     keys: tuple[str, ...]
     future: "asyncio.Future[Answer]"
+    since_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +135,10 @@ class Engine:
         self._draining = False
         self._closed = False
         self.catalog = Catalog()
-        self.overhead_s = 0.001
+        self.overhead = Overhead(0.001)  # of a whole request, observed by the gateway
+        self._handover = Overhead(
+            0.0005
+        )  # from a worker's free moment to its answer, beside the run
         self.slots = [
             Slot(number, self._wanted, self._on_change, self._on_lost) for number in range(workers)
         ]
@@ -229,6 +237,7 @@ class Engine:
             inputs=inputs,
             keys=tuple(state.variants[name].key for name in queued.eligible),
             future=loop.create_future(),
+            since_s=time.monotonic(),
         )
         state.entries[queued.id] = entry
         self._queue_bytes += size_bytes
@@ -351,7 +360,7 @@ class Engine:
                 worker=replace(self._view(slot, state, slot.loaded), free_at_s=now),
                 others=[self._view(s, state, s.expected) for s in self.slots if s is not slot],
                 now_s=now,
-                overhead_s=self.overhead_s,
+                overhead_s=self._handover.value_s,
                 max_batch=state.max_batch,
             )
             for id in outcome.drop:
@@ -392,6 +401,7 @@ class Engine:
         watchdog = asyncio.get_running_loop().call_later(limit_s, worker.kill, "hang")
         try:
             result = await worker.run(batch.served.key, _stack(batch.entries))
+            self._handover.observe(max(0.0, time.monotonic() - begun - result.run_s))
             _check_outputs(batch, worker, result)
             ratio = batch.correction.observe(batch.rows, result.run_s, time.monotonic())
             self._metrics.batch(
@@ -500,7 +510,7 @@ def _share(batch: _Batch, result: RunResult, begun_s: float) -> None:
                 Answer(
                     variant=batch.served,
                     outputs={name: t[start:stop] for name, t in result.outputs.items()},
-                    queue_s=begun_s - entry.queued.arrival_s,
+                    queue_s=begun_s - entry.since_s,
                     run_s=result.run_s,
                     batch_rows=batch.rows,
                 )

@@ -27,7 +27,7 @@ class Ladder:
 def ladder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ladder]:
     """The toy model with every technique and one chain."""
     pytest.importorskip("torch")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     root: Path = tmp_path_factory.mktemp("ladder")
     plan = plans.load(written.write(root))
     with open_data_folder(root / "data") as folder:
