@@ -36,7 +36,8 @@ def dispatch(
     `overhead_s` is what still comes after the run until the reply is out. A request that is
     dropped when late is given up once even its fastest eligible variant, started now, would
     typically (median) miss the deadline, wherever that variant is loaded; one that can no longer
-    be met here but may be elsewhere stays in the queue. A request of more rows than `max_batch` runs alone.
+    be met here but may be elsewhere stays in the queue. A request of more rows than `max_batch`
+    runs alone.
     """
     alike: dict[tuple[tuple[str, ...], int, int], tuple[float, Options | None]] = {}
     kept: list[Queued] = []

@@ -135,10 +135,9 @@ class Engine:
         self._draining = False
         self._closed = False
         self.catalog = Catalog()
-        self.overhead = Overhead(0.001)  # of a whole request, observed by the gateway
-        self._handover = Overhead(
-            0.0005
-        )  # from a worker's free moment to its answer, beside the run
+        # Of a whole request, told by the gateway; and from dispatch to answer, beside the run.
+        self.overhead = Overhead(0.001)
+        self._handover = Overhead(0.0005)
         self.slots = [
             Slot(number, self._wanted, self._on_change, self._on_lost) for number in range(workers)
         ]
