@@ -1,28 +1,25 @@
 """What the gateway itself adds to a request, as an estimate that is rarely too small."""
 
-GAIN_MEAN = 1 / 16
-GAIN_DEVIATION = 1 / 8
-DEVIATIONS = 2.0
+QUANTILE = 0.9
+STEP = 0.05
+SMALLEST_S = 20e-6
 
 
 class Overhead:
-    """Smoothed mean plus twice the smoothed mean deviation, in seconds.
+    """The running 90th percentile, in seconds, in constant memory.
 
-    The estimator of TCP's retransmission timer (V. Jacobson, "Congestion avoidance and control",
-    1988; RFC 6298, section 2), with a slower mean.
+    Each measurement above the estimate raises it by 4.5 %, each below lowers it by 0.5 %, so that
+    one tenth lies above. How far off a measurement is does not matter: a single stall says little
+    about the next request. Source: Q. Ma, S. Muthukrishnan, M. Sandler, "Frugal streaming for
+    estimating quantiles" (2013), with steps in proportion to the estimate.
     """
 
     def __init__(self, first_s: float) -> None:
-        self._mean_s = first_s
-        self._deviation_s = first_s / 4
-
-    @property
-    def value_s(self) -> float:
-        """Seconds to reckon with."""
-        return self._mean_s + DEVIATIONS * self._deviation_s
+        self.value_s = first_s
 
     def observe(self, measured_s: float) -> None:
         """Take in one request's overhead."""
-        error_s = measured_s - self._mean_s
-        self._mean_s += GAIN_MEAN * error_s
-        self._deviation_s += GAIN_DEVIATION * (abs(error_s) - self._deviation_s)
+        if measured_s > self.value_s:
+            self.value_s *= 1 + STEP * QUANTILE
+        else:
+            self.value_s = max(SMALLEST_S, self.value_s * (1 - STEP * (1 - QUANTILE)))
