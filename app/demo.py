@@ -60,6 +60,8 @@ def run(data_dir: Path, *, port: int, keep_serving: bool) -> None:
     _gearshift(data_dir, "build", str(PLAN))
     _gearshift(data_dir, "report", "--out", str(data_dir / "report"))
     model, key, samples = _prepare(data_dir)
+    picture = data_dir / "sample.png"
+    picture.write_bytes(samples[0].png)
     with _serving(data_dir, port) as url:
         client = _Client(url, key, model)
         answered = _ask(console, client, samples)
@@ -68,7 +70,7 @@ def run(data_dir: Path, *, port: int, keep_serving: bool) -> None:
             f"The whole demo took {time.monotonic() - start:.0f} s."
         )
         if keep_serving:
-            _farewell(console, url, key, data_dir, samples[0])
+            _farewell(console, url, key, picture)
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
 
@@ -250,12 +252,10 @@ def _ask(console: Console, client: _Client, samples: list[Sample]) -> set[str]:
     return answered
 
 
-def _farewell(console: Console, url: str, key: str, data_dir: Path, sample: Sample) -> None:
-    picture = data_dir / "sample.png"
-    picture.write_bytes(sample.png)
+def _farewell(console: Console, url: str, key: str, picture: Path) -> None:
     console.print(
         f"\nStill serving on {url} (API description: {url}/openapi.json). Ctrl-C ends it.\n"
-        f"Key of this run: {key}\nReport: {data_dir / 'report' / 'index.html'}\n\nTry\n"
+        f"Key of this run: {key}\nReport: {picture.parent / 'report' / 'index.html'}\n\nTry\n"
         f"  curl -i {url}/infer -H 'Authorization: Bearer {key}' \\\n"
         f"    -H 'Infer-Model: \"fashion\"' -H 'Content-Type: image/png' \\\n"
         f"    -H 'Infer-Max-Latency-Ms: 5' --data-binary @{picture}",
