@@ -67,6 +67,10 @@ class Overloaded(Refused):
     """Feasible, but not under the present load."""
 
 
+class NoHealthyVariant(Refused):
+    """Every variant that would do is quarantined."""
+
+
 class VariantDisabled(Exception):
     """The pinned variant exists and is not active."""
 
@@ -115,6 +119,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (Invalid, 422, "invalid", "The request says something that cannot be"),
     (RunFailed, 502, "run-failed", "The runtime failed on this input"),
     (WorkerLost, 502, "worker-lost", "The worker was lost during the call"),
+    (NoHealthyVariant, 503, "no-healthy-variant", "Every variant that could answer is broken"),
     (Overloaded, 503, "overloaded", "The budget cannot be met under the present load"),
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
     (Draining, 503, "draining", "The gateway is shutting down"),
@@ -166,6 +171,8 @@ def _headers(error: BaseException, status: int) -> dict[str, str]:
             return {"WWW-Authenticate": 'Bearer realm="gearshift"'}
         case Infeasible():
             return {"x-should-retry": "false"}
+        case NoHealthyVariant():
+            return {"Retry-After": "60"}
         case Overloaded():
             seconds = error.decision.retry_after_s or 1.0
             return {"Retry-After": str(max(1, math.ceil(seconds)))}

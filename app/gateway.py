@@ -7,7 +7,7 @@ from app.catalog import ServedModel
 from app.decisions import DecisionRecord, Decisions
 from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
 from app.engine.worker import RunFailed, WorkerLost
-from app.errors import Infeasible, Overloaded, VariantDisabled
+from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics
 from router.admission import admit
 from router.constraints import Constraints
@@ -93,8 +93,8 @@ class Gateway:
         """Route and run one request that arrived at `arrival_s` (monotonic clock).
 
         `inputs` are whole tensors `[rows, …]` that fit the model. Raises what `route` raises, and
-        `Infeasible`, `Overloaded`, `QueueFull`, `Draining`, `DeadlinePassed`, `RunFailed` or
-        `WorkerLost`. Cancelling it takes the request out of the queue.
+        `Infeasible`, `Overloaded`, `NoHealthyVariant`, `QueueFull`, `Draining`, `DeadlinePassed`,
+        `RunFailed` or `WorkerLost`. Cancelling it takes the request out of the queue.
         """
         model = self.model(model.spec.name)  # the newest snapshot: decoding may have taken a while
         rows = len(next(iter(inputs.values())))
@@ -130,6 +130,9 @@ class Gateway:
 
     def _refuse(self, record: DecisionRecord) -> None:
         decision = record.decision
+        if decision.outcome == "infeasible" and any(map(_only_blocked, decision.verdicts)):
+            self._metrics.rejected(record.model, "no_healthy_variant")
+            raise NoHealthyVariant(decision, record.id)
         if decision.outcome == "infeasible":
             self._metrics.infeasible(record.model, decision.binding or "none")
             raise Infeasible(decision, record.id)
@@ -196,6 +199,11 @@ class Gateway:
         if limit_s is not None and total_s > limit_s and constraints.is_hard("max_latency"):
             self._metrics.violated(record.model, name, "max_latency")
         return reply
+
+
+def _only_blocked(verdict: Verdict) -> bool:
+    """Whether the variant would do, were it not quarantined."""
+    return all(rejection.bound == "blocked" for rejection in verdict.rejections)
 
 
 def _reason(decision: Decision, variant: str) -> str:

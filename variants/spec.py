@@ -58,3 +58,20 @@ class ModelSpec:
     preprocess: ImagePreprocess | None = None
     metric: Literal["top1"] = "top1"
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` where labels or preprocessing do not fit the tensors."""
+        classes = self.outputs[0].shape
+        if self.labels and classes != (len(self.labels),):
+            raise ValueError(f"{len(self.labels)} labels for an output of shape {list(classes)}")
+        if self.preprocess is None:
+            return
+        channels = {"L": 1, "RGB": 3}[self.preprocess.mode]
+        picture = self.inputs[0]
+        if len(self.inputs) != 1 or picture.dtype != "float32" or len(picture.shape) != 3:
+            raise ValueError("an image model has one float32 input [channels, height, width]")
+        if picture.shape[0] != channels:
+            raise ValueError(
+                f"mode {self.preprocess.mode} has {channels} channels, "
+                f"the input {picture.name!r} {picture.shape[0]}"
+            )

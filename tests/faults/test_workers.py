@@ -213,7 +213,7 @@ def test_a_variant_that_breaks_its_worker_is_quarantined_and_costs_no_other(
     (verdict,) = (v for v in route["candidates"] if v["variant"] == "fragile")
     assert [r["bound"] for r in verdict["rejections"]] == ["blocked"]
     assert "quarantined" in verdict["rejections"][0]["detail"]
-    assert infer(client, **pin("fragile")).status_code == 422
+    assert infer(client, **pin("fragile")).json()["code"] == "no-healthy-variant"
     healthy = f'gearshift_variant_healthy{{model="{MODEL}",variant="fragile"}}'
     assert f"{healthy} 0.0" in client.get("/metrics").text
     shared.wait_ready()
@@ -242,7 +242,7 @@ def test_a_variant_that_breaks_every_worker_that_loads_it_stops_no_other(ladder:
         gateway.wait_ready()
         found = np.array(infer(client, **pin("best")).json()["outputs"]["logits"])
         assert np.allclose(found, models.tiny_logits(np.array([ROW], np.float32)), atol=1e-4)
-        assert infer(client, **pin("deadly")).status_code == 422
+        assert infer(client, **pin("deadly")).status_code == 503
         assert lost(client, "crash") == 3
         retry = client.post(f"/v1/models/{MODEL}/variants/deadly/activate")
         assert (retry.status_code, retry.json()["code"]) == (422, "load-failed")
