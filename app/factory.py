@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app import catalog, openapi
+from app import catalog, images, openapi
 from app.access import ROUTES, Keys, methods_at, open_keys
 from app.decisions import Decisions
 from app.engine.engine import Engine
@@ -136,6 +136,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services.registration.recover()
     served = catalog.read(services.data, services.settings.prices.prices())
     services.engine.start(served, services.processes)
+    for model in served.models.values():
+        images.warm(model.spec)
     tasks = [
         asyncio.create_task(_refresh_keys(services.keys)),
         asyncio.create_task(_watch_lag(services.metrics)),

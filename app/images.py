@@ -23,6 +23,19 @@ class TooManyPixels(TensorMismatch):
     """A picture that is larger than allowed; found from its header, before it is decoded."""
 
 
+def warm(spec: ModelSpec) -> None:
+    """Decode one picture of each format, so that no caller waits for Pillow to load its decoders.
+
+    For a model that takes no pictures there is nothing to do.
+    """
+    if spec.preprocess is None:
+        return
+    for name in FORMATS.values():
+        picture = io.BytesIO()
+        Image.new(spec.preprocess.mode, (8, 8)).save(picture, name)
+        decode(picture.getvalue(), spec, (name,))
+
+
 def decode(
     data: bytes,
     spec: ModelSpec,
