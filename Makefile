@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PACKAGES := app compressors router variants
 CHECKED := $(PACKAGES) tests examples benchmarks deploy
 
+# Packages are installed uncompiled, which is quick; what is imported is compiled once and kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check lock clean
 .DELETE_ON_ERROR:
