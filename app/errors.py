@@ -119,8 +119,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (Invalid, 422, "invalid", "The request says something that cannot be"),
     (RunFailed, 502, "run-failed", "The runtime failed on this input"),
     (WorkerLost, 502, "worker-lost", "The worker was lost during the call"),
-    (NoHealthyVariant, 503, "no-healthy-variant", "Every variant that could answer is broken"),
     (Overloaded, 503, "overloaded", "The budget cannot be met under the present load"),
+    (NoHealthyVariant, 503, "no-healthy-variant", "Every variant that could answer is broken"),
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
     (Draining, 503, "draining", "The gateway is shutting down"),
     (
