@@ -8,6 +8,7 @@ integer-arithmetic-only inference" (2018), eq. 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -53,7 +54,8 @@ def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
     }
     prepared = bench.scratch / "prepared.onnx"
     with quiet():
-        quant_pre_process(str(source), str(prepared))
+        # Symbolic shapes need sympy, which comes with torch; ONNX's own inference does otherwise.
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=not find_spec("sympy"))
         quantize_static(
             str(prepared),
             str(target),
