@@ -5,6 +5,7 @@ assert_problem(answer, 404, "not-found")
 """
 
 import json
+import select
 import socket
 import time
 from collections.abc import Iterable
@@ -51,6 +52,10 @@ class Connection:
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+    def readable(self, within_s: float) -> bool:
+        """Wait this long, or until something arrives."""
+        return bool(select.select([self._socket], [], [], within_s)[0])
 
     def finish(self) -> None:
         """Say that nothing more will be sent."""

@@ -457,6 +457,13 @@ def test_a_whole_request_before_garbage_is_answered_first(edge: Edge) -> None:
         assert connection.answer() is None
 
 
+def left_before_the_answer(edge: Edge, request: bytes, after_s: float) -> bool:
+    """Send a request and leave; False where the answer came first, as it may on a busy machine."""
+    with edge.connect("left early") as connection:
+        connection.send(request)
+        return not connection.readable(after_s)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_caller_that_leaves_frees_its_place(edge: Edge, share: float) -> None:
     iterations = 1500
@@ -465,9 +472,7 @@ def test_a_caller_that_leaves_frees_its_place(edge: Edge, share: float) -> None:
     assert edge.send("valid", slow).status == 200
     whole_s = time.monotonic() - started
     before = metric(edge, "gearshift_client_closed_total")
-    with edge.connect("left early") as connection:
-        connection.send(slow)
-        time.sleep(share * whole_s)  # leave in the middle of the call
+    assert any(left_before_the_answer(edge, slow, share * whole_s) for _ in range(10))
     deadline = time.monotonic() + whole_s + 5
     while metric(edge, "gearshift_client_closed_total") == before:
         assert time.monotonic() < deadline
