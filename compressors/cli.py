@@ -7,6 +7,7 @@ was refused or the machine would not do it, 2 for a plan or a command line that 
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, cast
 
@@ -144,14 +145,7 @@ class _Lines:
             "id": manifest.id if manifest else None,
             "technique": manifest.technique if manifest else None,
             "runtime": manifest.runtime if manifest else None,
-            "accuracy": None
-            if accuracy is None
-            else {
-                "value": accuracy.value,
-                "n": accuracy.n,
-                "low": accuracy.low,
-                "high": accuracy.high,
-            },
+            "accuracy": asdict(accuracy) if accuracy else None,
             "size_bytes": manifest.artifact.size_bytes if manifest else None,
             "build_s": manifest.build_s if manifest else None,
         }

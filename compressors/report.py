@@ -6,7 +6,7 @@ report.write(rows, Path("report"))     # report/index.html and report/pareto.png
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,7 @@ class Row:
             "variant": self.variant,
             "runtime": self.runtime,
             "technique": self.technique,
-            "accuracy": None
-            if accuracy is None
-            else {
-                "value": accuracy.value,
-                "n": accuracy.n,
-                "low": accuracy.low,
-                "high": accuracy.high,
-            },
+            "accuracy": asdict(accuracy) if accuracy else None,
             "latency_s": {
                 str(batch): {"p50": q.p50, "p95": q.p95, "p99": q.p99}
                 for batch, q in sorted(self.latency_s.items())
