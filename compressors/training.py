@@ -12,6 +12,7 @@ from compressors.bench import Bench
 from variants.evaluation import EvaluationSet
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
@@ -58,14 +59,7 @@ def fit(
     model.to(device)
     if any(tensor.ndim == 4 for tensor in inputs):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # untyped there
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = _optimizer(model, bench, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: one_cycle((step + 1) / (steps + 1))
     )
@@ -83,7 +77,7 @@ def fit(
         if step and at == 0:
             order = torch.randperm(len(labels))
         rows = order[at * size : (at + 1) * size]
-        batch = [_augmented(tensor[rows], bench).to(device) for tensor in inputs]
+        batch = [_augmented(tensor[rows], bench, step / steps).to(device) for tensor in inputs]
         value = objective(model(*batch), rows)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -92,6 +86,24 @@ def fit(
         bench.progress((step + 1) / steps)
     model.eval()
     model.to("cpu")
+
+
+def _optimizer(model: "nn.Module", bench: Bench, learning_rate: float) -> "torch.optim.Optimizer":
+    import torch
+
+    settings = bench.train
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            model.parameters(), lr=learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
 
 def logits(model: "nn.Module", rows: EvaluationSet, bench: Bench) -> "Tensor":
@@ -120,9 +132,10 @@ def one_cycle(share: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (share - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))
 
 
-def _augmented(batch: "Tensor", bench: Bench) -> "Tensor":
+def _augmented(batch: "Tensor", bench: Bench, progress: float) -> "Tensor":
     import torch
 
     if bench.user is not None and bench.user.offers("augment"):
-        batch = bench.user.call("augment", batch)
+        wanted = bench.user.parameters("augment")
+        batch = bench.user.call("augment", *(batch, progress)[:wanted])
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Train(BaseModel):
-    """Stochastic gradient descent with Nesterov momentum and a one-cycle learning rate.
+    """Gradient descent (SGD with Nesterov momentum, or AdamW) and a one-cycle learning rate.
 
     Source of the schedule: L. N. Smith and N. Topin, "Super-convergence" (2019).
     """
@@ -19,6 +19,8 @@ class Train(BaseModel):
     """Rows per step."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.05
     """Peak of the one-cycle schedule."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """`adamw` suits transformers; it takes no momentum."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05

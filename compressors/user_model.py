@@ -16,6 +16,7 @@ Optional
   rows is held out.
 - `build_student() -> torch.nn.Module`: the smaller network of the technique `distilled`.
 - `augment(inputs) -> inputs`: a random change of one torch training batch that keeps its labels.
+  With a second parameter it is told the share of the training that is done, from 0 to 1.
 - `labels() -> list[str]`: class names, where the plan has none.
 - `note() -> str`: a remark about the data for the results, such as "a smaller set was used".
 
@@ -25,6 +26,7 @@ Optional
 
 import ast
 import importlib.util
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +52,10 @@ class UserModel:
     def offers(self, function: str) -> bool:
         """Whether the file has this function."""
         return callable(getattr(self.module, function, None))
+
+    def parameters(self, function: str) -> int:
+        """How many positional parameters the file's function takes."""
+        return len(inspect.signature(getattr(self.module, function)).parameters)
 
     def call(self, function: str, *arguments: Any) -> Any:
         """The function's result. Raises `UserCodeFailed` naming file, line and error."""
