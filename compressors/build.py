@@ -34,13 +34,18 @@ def build(
     """Build what is not there yet and tell how each recipe ended, parents first.
 
     `only` names recipes; their ancestors are built too. A recipe that fails or is refused leaves
-    the others untouched, except its children. Raises `Conflict`, before any work, where a name is
-    taken by a variant that this plan would not build.
+    the others untouched, except its children. Two builds may share a data folder: a recipe that
+    one has in hand is waited for by the other. Before any work it raises `Conflict` where a name
+    is taken by a variant that this plan would not build, and `Invalid` where a technique does not
+    suit the model.
     """
     recipes = plan.selected(only)
     with tempfile.TemporaryDirectory(prefix="gearshift-build-") as scratch:
         run = _Run(plan, folder, watch, Path(scratch))
-        watch.begin(run.work(recipes))
+        work = run.work(recipes)
+        if work:
+            run.hold_plan_against_model()
+        watch.begin(work)
         for recipe in recipes:
             watch.end(run.one(recipe))
     return tuple(run.outcomes.values())
@@ -101,6 +106,10 @@ class _Run:
             "immutable: rename the recipe or use another data folder"
         )
 
+    def hold_plan_against_model(self) -> None:
+        """Raise `Invalid` where a technique does not suit the model."""
+        self._plan.hold_against(self._staged().workshop.anatomy())
+
     def one(self, recipe: Recipe) -> Outcome:
         """Build, gate and publish one recipe, unless that is done."""
         parent = None if recipe.parent is None else self._built.get(recipe.parent)
@@ -113,14 +122,15 @@ class _Run:
 
     def _with_parent(self, recipe: Recipe, parent: Built | None) -> Outcome:
         key = build_key(self._plan, recipe, parent.manifest_id if parent else None)
-        record = self._records.find(key)
-        if record is None or record.manifest_id is None:
-            stage = self._staged()
-            try:
-                record = self._make(recipe, key, parent, stage)
-            except Exception as error:
-                return self._failed(recipe, key, error, stage.source.note)
-        return self._decided(recipe, record, parent)
+        with self._records.lock(key):
+            record = self._records.find(key)
+            if record is None or record.manifest_id is None:
+                stage = self._staged()
+                try:
+                    record = self._make(recipe, key, parent, stage)
+                except Exception as error:
+                    return self._failed(recipe, key, error, stage.source.note)
+            return self._decided(recipe, record, parent)
 
     def _make(self, recipe: Recipe, key: str, parent: Built | None, stage: "_Stage") -> BuildRecord:
         """Make, measure and record one variant."""

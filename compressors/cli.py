@@ -1,6 +1,6 @@
-"""`gearshift build` and `gearshift report`.
+"""`gearshift build`, `gearshift report` and `gearshift techniques`.
 
-`register` mounts both on the program's command line. Their context object offers `data_dir` and
+`register` mounts them on the program's command line. Their context object offers `data_dir` and
 `prices`, which come from the settings. Exit status: 0 when all is there, 1 when a recipe failed or
 was refused or the machine would not do it, 2 for a plan or a command line that is wrong.
 """
@@ -43,9 +43,10 @@ class Context(Protocol):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands `build` and `report` to `app`."""
+    """Add the commands to `app`."""
     app.command("build")(build)
     app.command("report")(report)
+    app.command("techniques")(list_techniques)
 
 
 def build(
@@ -110,6 +111,26 @@ def report(
         _stop(error)
     if not as_json:
         print(f"page     {page}\npicture  {picture}")
+
+
+def list_techniques(
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False,
+) -> None:
+    """Every compression technique: what it needs, where it pays and when to use it."""
+    from compressors import techniques
+
+    every = {name: techniques.find(name) for name in techniques.names()}
+    if as_json:
+        print(json.dumps([techniques.describe(n, t) for n, t in every.items()], indent=2))
+        return
+    from rich.table import Table
+
+    table = Table("technique", "family", "libraries", "hardware", "when to use it")
+    table.columns[0].no_wrap = True
+    for name, technique in sorted(every.items(), key=lambda item: (item[1].FAMILY, item[0])):
+        libraries = ", ".join(technique.REQUIRES)
+        table.add_row(name, technique.FAMILY, libraries, technique.HARDWARE, technique.GUIDE)
+    _console().print(table)
 
 
 def _build(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from compressors import export, techniques, user_model
+from compressors.anatomy import Anatomy
 from compressors.training_settings import Train
 from variants import toml_file
 from variants.errors import Invalid
@@ -139,6 +140,8 @@ class Recipe:
     name: str
     parent: str | None
     steps: tuple[TypedStep, ...]
+    index: int
+    """Its place in the file, from 0."""
 
     def steps_on(self, form: Literal["torch", "onnx"]) -> tuple[TypedStep, ...]:
         """The steps that work on this form of the model."""
@@ -186,6 +189,28 @@ class Plan:
                 wanted.add(at)
                 at = by_name[at].parent
         return tuple(r for r in self.recipes if not only or r.name in wanted)
+
+    def hold_against(self, anatomy: Anatomy) -> None:
+        """Raise `Invalid` for the first step that cannot work on a model of this anatomy.
+
+        What follows a student or a rewritten network is not held against the reference's anatomy.
+        """
+        changed: set[str] = set()
+        for recipe in self.recipes:
+            foreign = recipe.parent in changed
+            for number, step in enumerate(recipe.steps):
+                technique = techniques.find(step.technique)
+                if not foreign and (reason := technique.unsuitable(anatomy, step.config)):
+                    place: Place = ("recipe", recipe.index, "steps", number, "technique")
+                    raise _wrong(
+                        self.path,
+                        self.path.read_text(encoding="utf-8"),
+                        place,
+                        f"{step.technique!r} does not suit this model: {reason}",
+                    )
+                foreign = foreign or technique.FAMILY in ("distillation", "architecture")
+            if foreign:
+                changed.add(recipe.name)
 
 
 def load(path: Path) -> Plan:
@@ -262,7 +287,10 @@ class _Check:
                 raise self._wrong(("recipe", index, "name"), f"{table.name!r} is there twice")
             parents[table.name] = self._parent(index, table, names)
             recipes[table.name] = Recipe(
-                name=table.name, parent=parents[table.name], steps=self._steps(index, table)
+                name=table.name,
+                parent=parents[table.name],
+                steps=self._steps(index, table),
+                index=index,
             )
         self._cycles(parents, names)
         self._torch_parents(recipes, names)
@@ -392,9 +420,13 @@ class _Check:
         return path
 
     def _wrong(self, place: Place, message: str) -> Invalid:
-        line = toml_file.line_of(self._text, place)
-        dotted = ".".join(str(part) for part in place)
-        return Invalid(f"{self._path}:{line}: {dotted}: {message}", field=dotted)
+        return _wrong(self._path, self._text, place, message)
+
+
+def _wrong(path: Path, text: str, place: Place, message: str) -> Invalid:
+    line = toml_file.line_of(text, place)
+    dotted = ".".join(str(part) for part in place)
+    return Invalid(f"{path}:{line}: {dotted}: {message}", field=dotted)
 
 
 def _parents_first(recipes: Mapping[str, Recipe]) -> tuple[Recipe, ...]:

@@ -2,12 +2,16 @@
 
     <data folder>/builds/<build key>.json
     <data folder>/builds/<build key>.<step>.safetensors
+    <data folder>/builds/<build key>.lock
 
 A refused or failed build is a result too: it keeps its reason, and a refused one its evidence, so
 that the same plan is not built again and a changed gate is decided without building.
 """
 
+import fcntl
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -65,6 +69,16 @@ class Records:
         with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
             file.write(_adapter.dump_json(record, indent=2) + b"\n")
         Path(file.name).replace(self._folder / f"{record.build_key}.json")
+
+    @contextmanager
+    def lock(self, build_key: str) -> Iterator[None]:
+        """Keep this build to oneself; another process that has it in hand is waited for.
+
+        The lock ends with the process, however that ends (`flock(2)`).
+        """
+        with (self._folder / f"{build_key}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def weights_path(self, build_key: str, step: int) -> Path:
         """Where the torch weights after this step lie."""

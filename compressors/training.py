@@ -5,7 +5,7 @@ generator, which is seeded at the start.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from compressors.bench import Bench
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Loss = Callable[["Tensor", "Tensor"], "Tensor"]
-"""Scalar loss from logits `[batch, classes]` and the training rows' numbers `[batch] int64`."""
+Loss = Callable[["Tensor", "Tensor", Sequence["Tensor"]], "Tensor"]
+"""Scalar loss from logits `[batch, classes]`, the training rows' numbers `[batch] int64` and the
+augmented inputs `[batch, …]` that the logits were made from.
+"""
 
 WARM_UP_SHARE = 0.25
 """Share of the steps in which the learning rate rises."""
@@ -37,11 +39,15 @@ def fit(
     epochs: float,
     learning_rate: float,
     loss: Loss | None = None,
+    helper: "nn.Module | None" = None,
+    after_step: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Train `model` in place for `epochs` passes (a fraction is allowed); leaves it in eval mode.
 
     `learning_rate` is the peak of the one-cycle schedule. The default loss is cross-entropy with
-    label smoothing; the last, incomplete batch of a pass is left out.
+    label smoothing; the last, incomplete batch of a pass is left out. `helper` holds further
+    parameters that the loss needs trained, such as projections. `after_step` is told the share
+    that is done after each change of the weights, which it may change again.
     """
     import torch
     from torch.nn import functional
@@ -57,14 +63,18 @@ def fit(
         return
     device = torch.device(settings.device)
     model.to(device)
+    parameters = list(model.parameters())
+    if helper is not None:
+        parameters += helper.to(device).parameters()
     if any(tensor.ndim == 4 for tensor in inputs):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # untyped there
-    optimizer = _optimizer(model, bench, learning_rate)
+    optimizer = _optimizer(parameters, bench, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: one_cycle((step + 1) / (steps + 1))
     )
 
-    def cross_entropy(logits: "Tensor", rows: "Tensor") -> "Tensor":
+    def cross_entropy(logits: "Tensor", rows: "Tensor", batch: Sequence["Tensor"]) -> "Tensor":
+        del batch
         return functional.cross_entropy(
             logits, labels[rows].to(device), label_smoothing=settings.label_smoothing
         )
@@ -78,26 +88,29 @@ def fit(
             order = torch.randperm(len(labels))
         rows = order[at * size : (at + 1) * size]
         batch = [_augmented(tensor[rows], bench, step / steps).to(device) for tensor in inputs]
-        value = objective(model(*batch), rows)
+        value = objective(model(*batch), rows, batch)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
         schedule.step()
+        after_step((step + 1) / steps)
         bench.progress((step + 1) / steps)
     model.eval()
     model.to("cpu")
 
 
-def _optimizer(model: "nn.Module", bench: Bench, learning_rate: float) -> "torch.optim.Optimizer":
+def _optimizer(
+    parameters: "list[nn.Parameter]", bench: Bench, learning_rate: float
+) -> "torch.optim.Optimizer":
     import torch
 
     settings = bench.train
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
-            model.parameters(), lr=learning_rate, weight_decay=settings.weight_decay, fused=True
+            parameters, lr=learning_rate, weight_decay=settings.weight_decay, fused=True
         )
     return torch.optim.SGD(
-        model.parameters(),
+        parameters,
         lr=learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,

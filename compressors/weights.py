@@ -31,3 +31,17 @@ def load(model: "nn.Module", path: Path) -> None:
     except (SafetensorError, RuntimeError, OSError) as error:
         raise Invalid(f"{path}: stored weights do not fit the model: {error}") from error
     model.eval()
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each stored tensor by name, without reading the tensors.
+
+    Raises `Invalid` where the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError) as error:
+        raise Invalid(f"{path}: not stored weights: {error}") from error

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressors import export, techniques, training, weights
+from compressors import anatomy, export, techniques, training, weights
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from compressors.plan import Recipe, TypedStep
 from compressors.records import Records
@@ -73,6 +74,12 @@ class Workshop:
             at = self._convert(step, at, self._bench.scratch / f"step-{number}.onnx", phase)
         return at
 
+    def anatomy(self) -> Anatomy:
+        """What the source's model is made of."""
+        if self._source.onnx is not None:
+            return anatomy.of_onnx(self._source.onnx)
+        return anatomy.of_module(self._fresh())
+
     def _convert(self, step: TypedStep, source: Path, target: Path, phase: Phase) -> Path:
         technique = techniques.find(step.technique)
         assert technique.WORKS_ON == "onnx"
@@ -82,22 +89,27 @@ class Workshop:
         return target
 
     def _torch(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> "nn.Module":
+        """The recipe's module. What an interrupted build has stored is not trained again."""
         module = self._trained(key, phase) if parent is None else self._restored(parent)
         for number, step in enumerate(recipe.steps_on("torch")):
+            path = self._records.weights_path(key, number + (parent is None))
+            if path.exists():
+                module = self._rebuilt(module, step, path)
+                continue
             technique = techniques.find(step.technique)
             assert technique.WORKS_ON == "torch"
             report = phase(step.technique, step.config.epochs * SECONDS_PER_EPOCH)
-            bench = replace(self._bench, progress=report)
-            smaller = technique.restructure(module, step.config, bench)
-            technique.refine(smaller, module, step.config, bench)
-            weights.save(smaller, self._records.weights_path(key, number + (parent is None)))
-            module = smaller
+            module = technique.compress(module, step.config, replace(self._bench, progress=report))
+            weights.save(module, path)
         return module
 
     def _trained(self, key: str, phase: Phase) -> "nn.Module":
         module = self._fresh()
         settings = self._bench.train
-        if settings.epochs > 0:
+        path = self._records.weights_path(key, 0)
+        if path.exists():
+            weights.load(module, path)
+        elif settings.epochs > 0:
             report = phase("training", settings.epochs * SECONDS_PER_EPOCH)
             training.fit(
                 module,
@@ -105,23 +117,27 @@ class Workshop:
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
             )
-        weights.save(module, self._records.weights_path(key, 0))
+        weights.save(module, path)
         return module
 
     def _restored(self, built: Built) -> "nn.Module":
-        """The module of an ancestor: each restructuring again, then its stored weights."""
+        """The module of an ancestor from its stored weights."""
         if built.parent is None:
             module = self._fresh()
             weights.load(module, self._records.weights_path(built.key, 0))
         else:
             module = self._restored(built.parent)
         for number, step in enumerate(built.recipe.steps_on("torch")):
-            technique = techniques.find(step.technique)
-            assert technique.WORKS_ON == "torch"
-            module = technique.restructure(module, step.config, self._bench)
             path = self._records.weights_path(built.key, number + (built.parent is None))
-            weights.load(module, path)
+            module = self._rebuilt(module, step, path)
         return module
+
+    def _rebuilt(self, module: "nn.Module", step: TypedStep, path: Path) -> "nn.Module":
+        technique = techniques.find(step.technique)
+        assert technique.WORKS_ON == "torch"
+        rebuilt = technique.rebuild(module, step.config, weights.shapes(path), self._bench)
+        weights.load(rebuilt, path)
+        return rebuilt
 
     def _fresh(self) -> "nn.Module":
         import torch

@@ -1,12 +1,17 @@
 """Compression techniques; the file name is the registration.
 
-Each file offers `WORKS_ON`, `REQUIRES` and `Config` (a frozen dataclass, whose fields are the keys
-of a step in the plan), and the functions of its kind:
+Each file offers
 
-- `"torch"`: `restructure` changes the module's form, `refine` trains the new form. Restructuring
-  is a pure function of weights and configuration, so a later build repeats it and then loads the
-  stored weights instead of training again.
-- `"onnx"`: `convert` writes a new ONNX file.
+- `FAMILY`, `GUIDE` (one line: when to use it), `HARDWARE` (where it pays) and `REQUIRES` (imports);
+- `Config`, a frozen dataclass whose fields are the keys of a step in the plan;
+- `unsuitable(anatomy, config)`: why it cannot work on a model of this anatomy, or nothing;
+- `WORKS_ON`, and the functions of its kind:
+
+`"torch"`: `compress` makes a smaller, trained module, and `rebuild` the same form again, whose
+weights do not matter. The names and shapes of the weights that were stored tell the form, so a
+later build goes on from them instead of training again.
+
+`"onnx"`: `convert` writes a new ONNX file.
 
 A recipe runs its torch steps, exports, then runs its ONNX steps. Heavy imports stay inside the
 functions, so checking a plan loads no library.
@@ -15,38 +20,60 @@ functions, so checking a plan loads no library.
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from pydantic import TypeAdapter
+
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from variants.errors import Invalid
 
 if TYPE_CHECKING:
     from torch import nn
 
+Family = Literal[
+    "reference", "precision", "pruning", "tensorisation", "distillation", "architecture"
+]
+Shapes = Mapping[str, tuple[int, ...]]
+"""The shape of each stored parameter and buffer by its name in the module."""
 
-class TorchTechnique(Protocol):
-    """A technique that works on the torch module, before export."""
 
-    WORKS_ON: Literal["torch"]
+class Described(Protocol):
+    """What every technique tells about itself."""
+
+    FAMILY: Family
+    GUIDE: str
+    HARDWARE: str
     REQUIRES: tuple[str, ...]
     Config: type
 
-    def restructure(self, model: "nn.Module", config: Any, bench: Bench) -> "nn.Module":
-        """The module in its new form; the one given stays as it was."""
-        ...
-
-    def refine(self, model: "nn.Module", parent: "nn.Module", config: Any, bench: Bench) -> None:
-        """Train the new form in place; `parent` is the module that it was made from."""
+    def unsuitable(self, anatomy: Anatomy, config: Any) -> str:
+        """Why a model of this anatomy gains nothing, in one sentence; empty where it may."""
         ...
 
 
-class OnnxTechnique(Protocol):
+class TorchTechnique(Described, Protocol):
+    """A technique that works on the torch module, before export. `Config.epochs` is its training:
+    all passes over the training rows together.
+    """
+
+    WORKS_ON: Literal["torch"]
+
+    def compress(self, model: "nn.Module", config: Any, bench: Bench) -> "nn.Module":
+        """The smaller module, trained; the one given stays as it was."""
+        ...
+
+    def rebuild(self, model: "nn.Module", config: Any, shapes: Shapes, bench: Bench) -> "nn.Module":
+        """A module of the form that `compress` gave, for weights of these shapes."""
+        ...
+
+
+class OnnxTechnique(Described, Protocol):
     """A technique that works on the exported file."""
 
     WORKS_ON: Literal["onnx"]
-    REQUIRES: tuple[str, ...]
-    Config: type
 
     def convert(self, source: Path, target: Path, config: Any, bench: Bench) -> None:
         """Write the compressed form of `source` to `target`."""
@@ -71,3 +98,17 @@ def find(name: str) -> Technique:
 def missing(requires: tuple[str, ...]) -> tuple[str, ...]:
     """The imports in `requires` that are not installed here."""
     return tuple(name for name in requires if importlib.util.find_spec(name) is None)
+
+
+def describe(name: str, technique: Technique) -> dict[str, Any]:
+    """The technique in JSON: `configuration` is a JSON schema, `missing` what to install first."""
+    return {
+        "name": name,
+        "family": technique.FAMILY,
+        "works_on": technique.WORKS_ON,
+        "guide": technique.GUIDE,
+        "libraries": list(technique.REQUIRES),
+        "missing": list(missing(technique.REQUIRES)),
+        "hardware": technique.HARDWARE,
+        "configuration": TypeAdapter(technique.Config).json_schema(),
+    }

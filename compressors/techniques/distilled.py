@@ -7,19 +7,25 @@ Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural ne
 section 2; T² keeps the soft gradients' size when the temperature changes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from compressors import training
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
+from compressors.techniques import Shapes
 from compressors.techniques.pruned import narrow
 from variants.errors import Invalid
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+FAMILY: Literal["distillation"] = "distillation"
+GUIDE = "The most compression for a point of accuracy, where there is time to train a student."
+HARDWARE = "any"
 WORKS_ON: Literal["torch"] = "torch"
 REQUIRES: tuple[str, ...] = ("torch", "torch_pruning")
 
@@ -44,29 +50,23 @@ class Config:
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
 
 
-def restructure(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
-    """The student, untrained where the user builds it."""
-    import torch
-
-    if config.width is not None:
-        return narrow(model, 1 - config.width, 4, bench)
-    if bench.user is None or not bench.user.offers("build_student"):
-        raise Invalid("distilled needs build_student() in the model file, or a width")
-    torch.manual_seed(bench.seed)
-    student: nn.Module = bench.user.call("build_student")
-    return student
+def unsuitable(anatomy: Anatomy, config: Config) -> str:
+    """Suits every model: whether there is a student is asked of the model file."""
+    del anatomy, config
+    return ""
 
 
-def refine(model: "nn.Module", parent: "nn.Module", config: Config, bench: Bench) -> None:
-    """Teach the student on the training rows; the teacher answers each row once, beforehand."""
+def compress(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
+    """A student taught on the training rows; the teacher answers each row once, beforehand."""
     import torch
     from torch.nn import functional
 
     rows = bench.data.training()
     _, labels = training.tensors(rows)
-    soft = torch.softmax(training.logits(parent, rows, bench) / config.temperature, dim=1)
+    soft = torch.softmax(training.logits(model, rows, bench) / config.temperature, dim=1)
 
-    def loss(student: "Tensor", at: "Tensor") -> "Tensor":
+    def loss(student: "Tensor", at: "Tensor", batch: Sequence["Tensor"]) -> "Tensor":
+        del batch
         towards_teacher = functional.kl_div(
             torch.log_softmax(student / config.temperature, dim=1),
             soft[at].to(student.device),
@@ -76,4 +76,26 @@ def refine(model: "nn.Module", parent: "nn.Module", config: Config, bench: Bench
         weight = config.soft_share * config.temperature**2
         return weight * towards_teacher + (1 - config.soft_share) * towards_label
 
-    training.fit(model, bench, epochs=config.epochs, learning_rate=config.learning_rate, loss=loss)
+    student = _student(model, config, bench)
+    training.fit(
+        student, bench, epochs=config.epochs, learning_rate=config.learning_rate, loss=loss
+    )
+    return student
+
+
+def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) -> "nn.Module":
+    """The student, untrained."""
+    del shapes
+    return _student(model, config, bench)
+
+
+def _student(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
+    import torch
+
+    if config.width is not None:
+        return narrow(model, 1 - config.width, 4, bench)
+    if bench.user is None or not bench.user.offers("build_student"):
+        raise Invalid("distilled needs build_student() in the model file, or a width")
+    torch.manual_seed(bench.seed)
+    student: nn.Module = bench.user.call("build_student")
+    return student

@@ -11,9 +11,15 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from variants.errors import Invalid
 
+FAMILY: Literal["precision"] = "precision"
+GUIDE = (
+    "Half the file and the memory at rest; speed only on hardware with half-precision arithmetic."
+)
+HARDWARE = "any"
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 
@@ -27,6 +33,12 @@ class Config:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     min_elements: Annotated[int, Field(ge=1)] = 256
+
+
+def unsuitable(anatomy: Anatomy, config: Config) -> str:
+    """Suits every model."""
+    del anatomy, config
+    return ""
 
 
 def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:

@@ -7,8 +7,12 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 
+FAMILY: Literal["reference"] = "reference"
+GUIDE = "The model as it is; every other variant is measured against it."
+HARDWARE = "any"
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 
@@ -18,6 +22,12 @@ class Config:
     """Nothing to set."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+
+def unsuitable(anatomy: Anatomy, config: Config) -> str:
+    """Suits every model."""
+    del anatomy, config
+    return ""
 
 
 def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:

@@ -14,10 +14,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from compressors.export import quiet
 from variants.runtimes import Tensor, Tensors
 
+FAMILY: Literal["precision"] = "precision"
+GUIDE = "The first thing to try on a convolutional network; needs calibration rows."
+HARDWARE = "fast with VNNI or its like"
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 BATCH = 32
@@ -35,6 +39,12 @@ class Config:
 
     calibration: Literal["minmax", "percentile", "entropy"] = "minmax"
     rows: Annotated[int, Field(ge=1)] = 512
+
+
+def unsuitable(anatomy: Anatomy, config: Config) -> str:
+    """Suits every model."""
+    del anatomy, config
+    return ""
 
 
 def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from compressors import training
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
+from compressors.techniques import Shapes
 from variants.errors import Invalid
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+FAMILY: Literal["tensorisation"] = "tensorisation"
+GUIDE = "For wide linear layers, such as those of transformers or old convolutional networks."
+HARDWARE = "any"
 WORKS_ON: Literal["torch"] = "torch"
 REQUIRES: tuple[str, ...] = ("torch",)
 
@@ -40,14 +45,36 @@ class Config:
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
 
 
-def restructure(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
-    """A copy of `model` with every large enough linear layer in two factors.
+def unsuitable(anatomy: Anatomy, config: Config) -> str:
+    """Needs a linear layer that is wide enough."""
+    widest = max((min(layer.inputs, layer.outputs) for layer in anatomy.linear), default=0)
+    if widest < config.min_features:
+        return (
+            f"no linear layer has {config.min_features} inputs and outputs (min_features); "
+            f"the widest has {widest}"
+        )
+    return ""
+
+
+def compress(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
+    """A copy of `model` with every large enough linear layer in two factors, fine-tuned.
 
     Raises `Invalid` where no layer becomes smaller.
     """
+    smaller = _factorised(model, config)
+    training.fit(smaller, bench, epochs=config.epochs, learning_rate=config.learning_rate)
+    return smaller
+
+
+def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) -> "nn.Module":
+    """The factors again, from the parent's weights."""
+    del shapes, bench
+    return _factorised(model, config)
+
+
+def _factorised(model: "nn.Module", config: Config) -> "nn.Module":
     from torch import nn
 
-    del bench
     smaller = copy.deepcopy(model)
     changed = False
     for name, layer in list(smaller.named_modules()):
@@ -60,12 +87,6 @@ def restructure(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module"
     if not changed:
         raise Invalid("no linear layer becomes smaller at this rank")
     return smaller
-
-
-def refine(model: "nn.Module", parent: "nn.Module", config: Config, bench: Bench) -> None:
-    """Fine-tune on the training rows."""
-    del parent
-    training.fit(model, bench, epochs=config.epochs, learning_rate=config.learning_rate)
 
 
 def factorise(layer: "nn.Linear", config: Config) -> "nn.Sequential | None":

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from compressors import training
+from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from compressors.export import quiet
+from compressors.techniques import Shapes
 from variants.errors import Invalid
 
 if TYPE_CHECKING:
     from torch import nn
 
+FAMILY: Literal["pruning"] = "pruning"
+GUIDE = (
+    "Faster on every runtime, because what is left is a smaller dense network; fine-tune after it."
+)
+HARDWARE = "any"
 WORKS_ON: Literal["torch"] = "torch"
 REQUIRES: tuple[str, ...] = ("torch", "torch_pruning")
 
@@ -40,15 +47,25 @@ class Config:
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
 
 
-def restructure(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
-    """A narrower copy of `model`."""
+def unsuitable(anatomy: Anatomy, config: Config) -> str:
+    """Needs a layer before the one that makes the output."""
+    del config
+    if len(anatomy.layers) < 2:
+        return "there is no layer to prune before the one that makes the output"
+    return ""
+
+
+def compress(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
+    """A narrower copy of `model`, fine-tuned on the training rows."""
+    smaller = narrow(model, config.ratio, config.round_to, bench)
+    training.fit(smaller, bench, epochs=config.epochs, learning_rate=config.learning_rate)
+    return smaller
+
+
+def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) -> "nn.Module":
+    """The narrower module again: the same weights lead to the same channels."""
+    del shapes
     return narrow(model, config.ratio, config.round_to, bench)
-
-
-def refine(model: "nn.Module", parent: "nn.Module", config: Config, bench: Bench) -> None:
-    """Fine-tune on the training rows."""
-    del parent
-    training.fit(model, bench, epochs=config.epochs, learning_rate=config.learning_rate)
 
 
 def narrow(model: "nn.Module", ratio: float, round_to: int, bench: Bench) -> "nn.Module":

@@ -16,17 +16,21 @@ from compressors.build_key import build_key
 from compressors.records import Records
 from tests.compressors import plans as written
 from tests.compressors.conftest import Ladder
-from variants.data_folder import DataFolder
+from variants.data_folder import DataFolder, open_data_folder
 from variants.errors import Conflict, Invalid
 
 FAILING = """\
 from dataclasses import dataclass
 WORKS_ON = "onnx"
 REQUIRES = ()
+FAMILY = "precision"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     pass
+
+def unsuitable(anatomy, config):
+    return ""
 
 def convert(source, target, config, bench):
     raise RuntimeError("this technique always fails")
@@ -99,6 +103,21 @@ def test_a_second_build_skips_everything_and_imports_no_torch(ladder: Ladder) ->
         timeout=60,
     )
     assert done.stdout == "skipped 7\n", done.stderr
+
+
+def test_a_technique_that_does_not_suit_is_refused_before_any_work(
+    ladder: Ladder, tmp_path: Path
+) -> None:
+    recipe = (
+        '[[recipe]]\nname = "low_rank"\nsteps = [{ technique = "low_rank", min_features = 999 }]'
+    )
+    plan = plans.load(written.write(tmp_path, f"{FP32}\n{recipe}\n"))
+    with (
+        open_data_folder(tmp_path / "data") as folder,
+        pytest.raises(Invalid, match=r"plan.toml:\d+: recipe.1.*'low_rank' does not suit.*128"),
+    ):
+        build(plan, folder)
+    assert not list((tmp_path / "data" / "builds").glob("*.json"))
 
 
 def test_a_changed_plan_under_a_taken_name_is_refused_before_any_work(ladder: Ladder) -> None:

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from compressors import techniques
+from compressors.anatomy import Anatomy
 from tests.compressors.conftest import Ladder
 from variants.errors import Invalid
 
@@ -23,7 +25,11 @@ def test_a_technique_offers_what_its_kind_promises(name: str) -> None:
     assert technique.Config.__doc__
     for field in fields(technique.Config):
         assert f"`{field.name}`" in technique.Config.__doc__
-    functions = ("convert",) if technique.WORKS_ON == "onnx" else ("restructure", "refine")
+    assert technique.FAMILY in get_args(techniques.Family)
+    assert technique.GUIDE.endswith(".") and "\n" not in technique.GUIDE
+    assert technique.HARDWARE and all(isinstance(needed, str) for needed in technique.REQUIRES)
+    assert isinstance(technique.unsuitable(Anatomy(layers=()), technique.Config()), str)
+    functions = ("convert",) if technique.WORKS_ON == "onnx" else ("compress", "rebuild")
     for function in functions:
         assert callable(getattr(technique, function))
 
