@@ -11,6 +11,7 @@ Map
 - `weights.py`     torch weights as safetensors, so that a later build can go on from them
 - `export.py`      torch module to ONNX with a dynamic batch
 - `techniques/`    one file per technique; the file name is the registration
+- `stage.py`       the loaded source with its workshop and its rows
 - `records.py`     what became of each build, refusals and failures too
 - `build.py`       the loop: key → skip or build → measure → gate → publish
 - `progress.py`    progress bars with time left

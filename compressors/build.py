@@ -5,21 +5,19 @@ key → skip if it was built → make → measure on this host → gate → publ
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compressors import source as sources
-from compressors.bench import Bench
+from compressors import stage
 from compressors.build_key import build_key, tools
 from compressors.gates import refusal
 from compressors.outcome import Outcome, Silent, Status, Watch
 from compressors.plan import Plan, Recipe
 from compressors.publish import publish
 from compressors.records import BuildRecord, Records
-from compressors.source import Source
-from compressors.workshop import Built, Workshop, work_s
-from variants import evaluation, runtimes, trial
+from compressors.stage import Stage
+from compressors.workshop import Built, work_s
+from variants import runtimes, trial
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, NotFound
 from variants.manifest import Manifest, manifest_id
@@ -51,15 +49,6 @@ def build(
     return tuple(run.outcomes.values())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Stage:
-    """What the first recipe that needs work prepares for all."""
-
-    source: Source
-    workshop: Workshop
-    evaluations: dict[str, Path]
-
-
 class _Run:
     """One call of `build`."""
 
@@ -69,7 +58,7 @@ class _Run:
         self._watch = watch
         self._scratch = scratch
         self._records = Records(folder.root)
-        self._stage: _Stage | None = None
+        self._stage: Stage | None = None
         self._built: dict[str, Built] = {}
         self._reference: BuildRecord | None = None
         self.outcomes: dict[str, Outcome] = {}
@@ -125,26 +114,26 @@ class _Run:
         with self._records.lock(key):
             record = self._records.find(key)
             if record is None or record.manifest_id is None:
-                stage = self._staged()
+                staged = self._staged()
                 try:
-                    record = self._make(recipe, key, parent, stage)
+                    record = self._make(recipe, key, parent, staged)
                 except Exception as error:
-                    return self._failed(recipe, key, error, stage.source.note)
+                    return self._failed(recipe, key, error, staged.source.note)
             return self._decided(recipe, record, parent)
 
-    def _make(self, recipe: Recipe, key: str, parent: Built | None, stage: "_Stage") -> BuildRecord:
+    def _make(self, recipe: Recipe, key: str, parent: Built | None, staged: Stage) -> BuildRecord:
         """Make, measure and record one variant."""
         started = datetime.now(UTC)
         parent_id = parent.manifest_id if parent else None
-        path = stage.workshop.make(
+        path = staged.workshop.make(
             recipe, key, parent, lambda doing, s: self._watch.phase(recipe.name, doing, s)
         )
         measured = trial.run(
             trial.Request(
                 path=path,
-                spec=stage.source.spec,
+                spec=staged.source.spec,
                 runtimes=runtimes.installed(),
-                evaluations=stage.evaluations,
+                evaluations=staged.evaluations,
                 threads=self._plan.profile.threads,
                 effort=self._plan.profile.effort,
             ),
@@ -185,7 +174,7 @@ class _Run:
             model=manifest.model,
             variant=recipe.name,
             status="built",
-            note=stage.source.note,
+            note=staged.source.note,
             manifest_id=manifest.id,
             selection=measured.accuracy["selection"],
             finished_at=manifest.created_at,
@@ -252,27 +241,10 @@ class _Run:
             manifest=manifest,
         )
 
-    def _staged(self) -> "_Stage":
+    def _staged(self) -> Stage:
         """The source, loaded at the first need, with its model known to the registry."""
         if self._stage is None:
-            source = sources.load(self._plan)
-            test = self._folder.store.put_bytes(evaluation.dumps(source.data.test))
-            self._folder.registry.put_model(source.spec, test)
-            selection = self._scratch / "selection.safetensors"
-            selection.write_bytes(evaluation.dumps(source.data.selection))
-            bench = Bench(
-                spec=source.spec,
-                data=source.data,
-                user=source.user,
-                train=self._plan.train,
-                seed=self._plan.seed,
-                scratch=self._scratch,
-            )
-            self._stage = _Stage(
-                source=source,
-                workshop=Workshop(source, bench, self._records),
-                evaluations={"test": self._folder.store.blob_path(test), "selection": selection},
-            )
+            self._stage = stage.prepare(self._plan, self._folder, self._records, self._scratch)
         return self._stage
 
     def _measuring_s(self) -> float:
