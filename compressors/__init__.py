@@ -10,6 +10,8 @@ Map
 - `training.py`    one training loop for the reference and for every fine-tuning
 - `weights.py`     torch weights as safetensors, so that a later build can go on from them
 - `export.py`      torch module to ONNX with a dynamic batch
+- `onnx_weights.py` the weights of an exported file and smaller forms to keep them in
+- `quantised.py`   what ONNX Runtime's quantisers need before and leave behind
 - `techniques/`    one file per technique; the file name is the registration
 - `stage.py`       the loaded source with its workshop and its rows
 - `records.py`     what became of each build, refusals and failures too

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from compressors.anatomy import Anatomy
 from compressors.bench import Bench
+from compressors.onnx_weights import store_cast
 from variants.errors import Invalid
 
 FAMILY: Literal["precision"] = "precision"
@@ -47,12 +48,11 @@ def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
     Raises `Invalid` where a weight does not fit float16's range.
     """
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, numpy_helper
 
     del bench
     model = onnx.load(source)
-    casts = []
-    for tensor in model.graph.initializer:
+    for tensor in list(model.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(tensor)
@@ -61,10 +61,5 @@ def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
         largest = float(np.abs(values).max())
         if largest > LARGEST:
             raise Invalid(f"tensor {tensor.name!r} holds {largest:g}, beyond float16's 65504")
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
-        casts.append(helper.make_node("Cast", [f"{name}.float16"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+        store_cast(model, tensor.name, values.astype(np.float16))
     onnx.save(model, target)

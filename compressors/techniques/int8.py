@@ -8,7 +8,6 @@ integer-arithmetic-only inference" (2018), eq. 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +16,7 @@ from pydantic import ConfigDict, Field
 from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from compressors.export import quiet
+from compressors.quantised import forget_domains, prepare
 from variants.runtimes import Tensor, Tensors
 
 FAMILY: Literal["precision"] = "precision"
@@ -55,19 +55,15 @@ def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
         QuantType,
         quantize_static,
     )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     methods = {
         "minmax": CalibrationMethod.MinMax,
         "percentile": CalibrationMethod.Percentile,
         "entropy": CalibrationMethod.Entropy,
     }
-    prepared = bench.scratch / "prepared.onnx"
     with quiet():
-        # Symbolic shapes need sympy, which comes with torch; ONNX's own inference does otherwise.
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=not find_spec("sympy"))
         quantize_static(
-            str(prepared),
+            str(prepare(source, bench)),
             str(target),
             _Rows(bench, config.rows),
             quant_format=QuantFormat.QDQ,
@@ -76,19 +72,7 @@ def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
             per_channel=True,
             calibrate_method=methods[config.calibration],
         )
-    _forget_domains(target)
-
-
-def _forget_domains(path: Path) -> None:
-    """Drop the operator domains that the quantiser declares and no node uses."""
-    import onnx
-
-    model = onnx.load(path)
-    used = {node.domain for node in model.graph.node} | {""}
-    kept = [opset for opset in model.opset_import if opset.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    onnx.save(model, path)
+    forget_domains(target)
 
 
 class _Rows:
