@@ -12,7 +12,10 @@ from variants.spec import ModelSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bench:
-    """One build's tools. `user` is None for a model that came as an ONNX file."""
+    """One build's tools. `user` is None for a model that came as an ONNX file.
+
+    `scratch` ends with the build; `kept` stays for later ones, where there is such a folder.
+    """
 
     spec: ModelSpec
     data: Data
@@ -20,4 +23,5 @@ class Bench:
     train: Train
     seed: int
     scratch: Path
+    kept: Path | None = None
     progress: Progress = lambda _: None

@@ -368,21 +368,17 @@ class _Check:
                 (*place, "technique"),
                 f"{table.technique!r} changes and trains a torch module; an ONNX model has none",
             )
-        if table.technique == "distilled" and (table.model_extra or {}).get("width") is None:
-            self._student(place)
         try:
             config: Any = TypeAdapter(technique.Config).validate_python(table.model_extra)
         except ValidationError as error:
             raise self._config(place, technique.Config, error) from error
-        return TypedStep(technique=table.technique, config=config)
-
-    def _student(self, place: Place) -> None:
-        assert self._file.model.python is not None
-        if "build_student" not in user_model.offered(self._folder / self._file.model.python):
-            raise self._wrong(
-                (*place, "technique"),
-                "'distilled' needs build_student() in the model file, or a 'width'",
+        if (python := self._file.model.python) is not None:
+            promised = techniques.Promised(
+                offered=user_model.offered(self._folder / python), inputs=self._file.model.inputs
             )
+            if lacks := techniques.lacking(technique, config, promised):
+                raise self._wrong((*place, "technique"), f"{table.technique!r}: {lacks}")
+        return TypedStep(technique=table.technique, config=config)
 
     def _config(self, place: Place, config: type, error: ValidationError) -> Invalid:
         first = error.errors()[0]

@@ -3,6 +3,7 @@
     <data folder>/builds/<build key>.json
     <data folder>/builds/<build key>.<step>.safetensors
     <data folder>/builds/<build key>.lock
+    <data folder>/builds/<digest of a teacher and its rows>.answers.safetensors
 
 A refused or failed build is a result too: it keeps its reason, and a refused one its evidence, so
 that the same plan is not built again and a changed gate is decided without building.
@@ -54,21 +55,21 @@ class Records:
     """The folder of build records."""
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / "builds"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder = root / "builds"
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, build_key: str) -> BuildRecord | None:
         """The record of this build; None where there is none that can be read."""
         try:
-            return _adapter.validate_json((self._folder / f"{build_key}.json").read_bytes())
+            return _adapter.validate_json((self.folder / f"{build_key}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
     def put(self, record: BuildRecord) -> None:
         """Write a record, whole or not at all."""
-        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".partial", delete=False) as file:
             file.write(_adapter.dump_json(record, indent=2) + b"\n")
-        Path(file.name).replace(self._folder / f"{record.build_key}.json")
+        Path(file.name).replace(self.folder / f"{record.build_key}.json")
 
     @contextmanager
     def lock(self, build_key: str) -> Iterator[None]:
@@ -76,10 +77,10 @@ class Records:
 
         The lock ends with the process, however that ends (`flock(2)`).
         """
-        with (self._folder / f"{build_key}.lock").open("w") as file:
+        with (self.folder / f"{build_key}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def weights_path(self, build_key: str, step: int) -> Path:
         """Where the torch weights after this step lie."""
-        return self._folder / f"{build_key}.{step}.safetensors"
+        return self.folder / f"{build_key}.{step}.safetensors"

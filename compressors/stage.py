@@ -41,6 +41,7 @@ def prepare(plan: Plan, folder: DataFolder, records: Records, scratch: Path) -> 
         train=plan.train,
         seed=plan.seed,
         scratch=scratch,
+        kept=records.folder,
     )
     return Stage(
         source=source,

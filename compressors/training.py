@@ -120,16 +120,19 @@ def _optimizer(
 
 
 def logits(model: "nn.Module", rows: EvaluationSet, bench: Bench) -> "Tensor":
-    """The module's answers to all rows, `[n, classes] float32`."""
+    """The module's answers to all rows, `[n, classes] float32`, made on the training device."""
     import torch
 
     inputs, labels = tensors(rows)
     size = bench.train.batch_size
+    device = bench.train.device
     parts = []
-    model.eval()
+    model.eval().to(device)
     with torch.inference_mode():
         for start in range(0, len(labels), size):
-            parts.append(model(*(tensor[start : start + size] for tensor in inputs)))
+            batch = (tensor[start : start + size].to(device) for tensor in inputs)
+            parts.append(model(*batch).cpu())
+    model.to("cpu")
     # Cloned outside inference mode, so that a loss may use them.
     return torch.cat(parts).clone()
 

@@ -5,6 +5,7 @@ Each file offers
 - `FAMILY`, `GUIDE` (one line: when to use it), `HARDWARE` (where it pays) and `REQUIRES` (imports);
 - `Config`, a frozen dataclass whose fields are the keys of a step in the plan;
 - `unsuitable(anatomy, config)`: why it cannot work on a model of this anatomy, or nothing;
+- where the plan alone can tell, `lacking(config, promised)`: what keeps this model from it;
 - `WORKS_ON`, and the functions of its kind:
 
 `"torch"`: `compress` makes a smaller, trained module, and `rebuild` the same form again, whose
@@ -21,6 +22,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -29,6 +31,7 @@ from pydantic import TypeAdapter
 from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from variants.errors import Invalid
+from variants.spec import TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +41,17 @@ Family = Literal[
 ]
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each stored parameter and buffer by its name in the module."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promised:
+    """What a plan tells of its model before any code of the model file runs.
+
+    `offered` are the names at the top level of that file.
+    """
+
+    offered: frozenset[str]
+    inputs: tuple[TensorSpec, ...]
 
 
 class Described(Protocol):
@@ -93,6 +107,12 @@ def find(name: str) -> Technique:
     if name not in names():
         raise Invalid(f"unknown technique {name!r}; known: {', '.join(names())}", field="technique")
     return cast(Technique, importlib.import_module(f"{__name__}.{name}"))
+
+
+def lacking(technique: Technique, config: Any, promised: Promised) -> str:
+    """What keeps the plan's model from this technique; empty where nothing is known to."""
+    check = getattr(technique, "lacking", None)
+    return str(check(config, promised)) if check is not None else ""
 
 
 def missing(requires: tuple[str, ...]) -> tuple[str, ...]:
