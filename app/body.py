@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from app import images
+from app import images, texts
 from app.errors import Malformed, TensorMismatch
 from variants.runtimes import Tensor, Tensors
-from variants.spec import ModelSpec, TensorSpec
+from variants.spec import ImagePreprocess, ModelSpec, TensorSpec, TextPreprocess
+from variants.tokenizer import Tokenizer
 
 KEYS = frozenset({"model", "inputs"})
 MAX_SHOWN_AXES = 8
@@ -25,6 +26,17 @@ class Request:
     model: str | None
     inputs: Any
     plain: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much of what costs time to decode one request may hold."""
+
+    pixels: int
+    characters: int
+
+
+MOST = Limits(pixels=images.MAX_PIXELS, characters=texts.MAX_CHARACTERS)
 
 
 def parse_json(raw: bytes) -> Request:
@@ -80,18 +92,28 @@ def _check_keys(raw: bytes) -> None:
         raise Malformed("the body is nested too deeply") from error
 
 
-def tensors(spec: ModelSpec, request: Request, *, max_pixels: int = images.MAX_PIXELS) -> Tensors:
+def tensors(
+    spec: ModelSpec,
+    request: Request,
+    *,
+    tokenizer: Tokenizer | None = None,
+    limits: Limits = MOST,
+) -> Tensors:
     """Every input of the model as `[rows, …]` in its dtype, from nested lists.
 
     The request has one nested list for a model with one input, or lists by name; a single row may
-    leave out the batch axis. For image models, base64 pictures serve too. Raises `TensorMismatch`
-    naming the input, and what `images.decode` raises.
+    leave out the batch axis. Image models take base64 pictures too, text models texts. Raises
+    `TensorMismatch` naming the input, and what `images.decode` and `texts.encode` raise.
     """
+    if isinstance(spec.preprocess, TextPreprocess) and (words := _words(spec, request.inputs)):
+        return texts.encode(words, spec, tokenizer, max_characters=limits.characters)
     by_name = _by_name(spec, request.inputs)
-    if spec.preprocess is not None and (texts := _texts(by_name[spec.inputs[0].name])):
-        if len(texts) > spec.max_batch:
-            raise _too_many(spec, len(texts))
-        return {spec.inputs[0].name: images.decode_base64(texts, spec, max_pixels=max_pixels)}
+    if isinstance(spec.preprocess, ImagePreprocess):
+        picture = spec.inputs[0].name
+        if coded := _strings(by_name[picture]):
+            if len(coded) > spec.max_batch:
+                raise _too_many(spec, len(coded))
+            return {picture: images.decode_base64(coded, spec, max_pixels=limits.pixels)}
     found = {t.name: _tensor(t, by_name[t.name], request.plain) for t in spec.inputs}
     check_rows(spec, found)
     return found
@@ -117,7 +139,21 @@ def _too_many(spec: ModelSpec, rows: int) -> TensorMismatch:
     )
 
 
-def _texts(inputs: Any) -> list[str]:
+def _words(spec: ModelSpec, inputs: Any) -> list[str]:
+    """The texts of a request to a text model; none where it holds tensors."""
+    if not isinstance(inputs, list) or not any(isinstance(item, str) for item in inputs):
+        return _strings(inputs)
+    if len(inputs) > spec.max_batch:
+        raise _too_many(spec, len(inputs))
+    for index, item in enumerate(inputs):
+        if not isinstance(item, str):
+            raise TensorMismatch(
+                f"inputs[{index}] is a JSON {_kind(item)}; a text is expected", field="inputs"
+            )
+    return inputs
+
+
+def _strings(inputs: Any) -> list[str]:
     if isinstance(inputs, str):
         return [inputs]
     if isinstance(inputs, list) and inputs and all(isinstance(item, str) for item in inputs):
@@ -130,8 +166,10 @@ def _by_name(spec: ModelSpec, inputs: Any) -> dict[str, Any]:
     if not isinstance(inputs, dict):
         if len(names) == 1:
             return {names[0]: inputs}
+        instead = " or send texts" if isinstance(spec.preprocess, TextPreprocess) else ""
         raise TensorMismatch(
-            f"model {spec.name!r} has {len(names)} inputs; name them: {names}", field="inputs"
+            f"model {spec.name!r} has {len(names)} inputs; name them: {names}{instead}",
+            field="inputs",
         )
     missing, extra = sorted(set(names) - inputs.keys()), sorted(inputs.keys() - set(names))
     if missing or extra:

@@ -5,18 +5,21 @@ assignment, so that no request ever waits for the database or sees half a change
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from router.candidate import Candidate
+from variants import tokenizer as tokenizers
 from variants.cost import Prices, usd_per_million
 from variants.data_folder import DataFolder
 from variants.errors import Invalid, NotFound
 from variants.lifecycle import State
 from variants.manifest import Manifest
 from variants.registry import ModelRecord
-from variants.spec import ModelSpec
+from variants.spec import ModelSpec, TextPreprocess
+from variants.store import Store
+from variants.tokenizer import Tokenizer
 
 log = structlog.get_logger()
 
@@ -36,11 +39,15 @@ class ServedVariant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
-    """A model with its active variants; `others` are known but not routable, with their state."""
+    """A model with its active variants; `others` are known but not routable, with their state.
+
+    `tokenizer` is that of a text model, None where it could not be loaded.
+    """
 
     record: ModelRecord
     variants: Mapping[str, ServedVariant]
     others: Mapping[str, State]
+    tokenizer: Tokenizer | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -50,9 +57,7 @@ class ServedModel:
     def without(self, variant: str) -> "ServedModel":
         """The same model, no longer routing to `variant`."""
         rest = {name: served for name, served in self.variants.items() if name != variant}
-        return ServedModel(
-            record=self.record, variants=rest, others={**self.others, variant: "draining"}
-        )
+        return replace(self, variants=rest, others={**self.others, variant: "draining"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +82,13 @@ class Catalog:
         return {v.key: v for model in self.models.values() for v in model.variants.values()}
 
 
-def read_model(data: DataFolder, name: str, prices: Prices) -> ServedModel:
-    """One model as registry and store have it now. Raises `NotFound`."""
+def read_model(
+    data: DataFolder, name: str, prices: Prices, *, was: ServedModel | None = None
+) -> ServedModel:
+    """One model as registry and store have it now. Raises `NotFound`.
+
+    A tokenizer never changes, so that of the model as it `was` is kept.
+    """
     record = data.registry.model(name)
     active: dict[str, ServedVariant] = {}
     others: dict[str, State] = {}
@@ -90,7 +100,25 @@ def read_model(data: DataFolder, name: str, prices: Prices) -> ServedModel:
                 del others[variant.name]
             except (Invalid, NotFound) as error:  # this one is lost; the others are served
                 log.error("manifest_damaged", model=name, variant=variant.name, error=str(error))
-    return ServedModel(record=record, variants=active, others=others)
+    tokenizer = None if was is None else was.tokenizer
+    return ServedModel(
+        record=record,
+        variants=active,
+        others=others,
+        tokenizer=tokenizer or _tokenizer(data.store, record.spec),
+    )
+
+
+def _tokenizer(store: Store, spec: ModelSpec) -> Tokenizer | None:
+    """A text model's tokenizer, held against its digest; None where it is lost."""
+    if not isinstance(spec.preprocess, TextPreprocess):
+        return None
+    try:
+        raw = store.read_bytes(spec.preprocess.tokenizer, max_bytes=tokenizers.MAX_BYTES)
+        return tokenizers.loads(raw, spec.preprocess.max_tokens)
+    except (Invalid, NotFound) as error:  # its tensors are served all the same
+        log.error("tokenizer_lost", model=spec.name, error=str(error))
+        return None
 
 
 def read(data: DataFolder, prices: Prices) -> Catalog:

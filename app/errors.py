@@ -71,6 +71,10 @@ class NoHealthyVariant(Refused):
     """Every variant that would do is quarantined."""
 
 
+class TokenizerLost(Exception):
+    """The store has lost a text model's tokenizer; ready-made tensors are still served."""
+
+
 class VariantDisabled(Exception):
     """The pinned variant exists and is not active."""
 
@@ -121,6 +125,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (WorkerLost, 502, "worker-lost", "The worker was lost during the call"),
     (Overloaded, 503, "overloaded", "The budget cannot be met under the present load"),
     (NoHealthyVariant, 503, "no-healthy-variant", "Every variant that could answer is broken"),
+    (TokenizerLost, 503, "tokenizer-lost", "The model's tokenizer cannot be loaded"),
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
     (Draining, 503, "draining", "The gateway is shutting down"),
     (
@@ -171,7 +176,7 @@ def _headers(error: BaseException, status: int) -> dict[str, str]:
             return {"WWW-Authenticate": 'Bearer realm="gearshift"'}
         case Infeasible():
             return {"x-should-retry": "false"}
-        case NoHealthyVariant():
+        case NoHealthyVariant() | TokenizerLost():
             return {"Retry-After": "60"}
         case Overloaded():
             seconds = error.decision.retry_after_s or 1.0

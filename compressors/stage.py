@@ -31,6 +31,8 @@ def prepare(plan: Plan, folder: DataFolder, records: Records, scratch: Path) -> 
     """
     source = sources.load(plan)
     test = folder.store.put_bytes(evaluation.dumps(source.data.test))
+    if source.tokenizer is not None:
+        folder.store.put_bytes(source.tokenizer)
     folder.registry.put_model(source.spec, test)
     selection = scratch / "selection.safetensors"
     selection.write_bytes(evaluation.dumps(source.data.selection))

@@ -17,6 +17,8 @@ Optional
 - `build_student() -> torch.nn.Module`: the smaller network of the technique `distilled`.
 - `augment(inputs) -> inputs`: a random change of one torch training batch that keeps its labels.
   With a second parameter it is told the share of the training that is done, from 0 to 1.
+- `tokenizer() -> Path`: a text model's `tokenizer.json`, where the plan names none; the rows are
+  made with `compressors.texts.encode`.
 - `labels() -> list[str]`: class names, where the plan has none.
 - `note() -> str`: a remark about the data for the results, such as "a smaller set was used".
 
@@ -35,7 +37,7 @@ from typing import Any
 from variants.errors import GearshiftError, Invalid
 
 REQUIRED = ("build_model", "train_data", "eval_data", "calibration_data")
-OPTIONAL = ("selection_data", "build_student", "augment", "labels", "note")
+OPTIONAL = ("selection_data", "build_student", "augment", "tokenizer", "labels", "note")
 
 
 class UserCodeFailed(GearshiftError):

@@ -8,6 +8,7 @@ Map
 - `lifecycle.py`   the states a variant moves through, as one table
 - `store.py`       content-addressed blobs and manifests on disk
 - `registry.py`    models, variants, keys and audit in a database; `migrations/` holds its schema
+- `tokenizer.py`   texts to token numbers, the same in build and gateway
 - `evaluation.py`  labelled held-out data as one safetensors blob
 - `artifact.py`    what an ONNX file must look like before anything loads it
 - `runtimes/`      one file per runtime; the file name is the registration

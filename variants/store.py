@@ -97,6 +97,18 @@ class Store:
             blob.write(data)
             return blob.publish()
 
+    def read_bytes(self, digest: str, *, max_bytes: int) -> bytes:
+        """A small blob's bytes, held against their digest.
+
+        Raises `NotFound`, or `Invalid` where they are more or others than promised.
+        """
+        if (size := self.blob_size(digest)) > max_bytes:
+            raise Invalid(f"blob {digest} has {size} bytes; at most {max_bytes} are read")
+        data = self.blob_path(digest).read_bytes()
+        if (found := hashlib.sha256(data).hexdigest()) != digest:
+            raise Invalid(f"blob {digest} is damaged: its bytes have SHA-256 {found}")
+        return data
+
     def put_manifest(self, manifest: Manifest) -> None:
         """Publish a manifest under its id, replacing older measurements of the same variant."""
         with self._aside() as (file, path):

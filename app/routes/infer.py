@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app import body, headers, images
+from app import body, headers, images, texts
 from app.access import Keys
 from app.catalog import ServedModel
 from app.errors import Malformed, WrongContentType, milliseconds
@@ -25,8 +25,8 @@ from variants.spec import ModelSpec
 OFF_LOOP_BYTES = 1 << 20
 """Bodies from this size on are decoded on a thread, so that they do not hold up the others."""
 
-ON_LOOP_PIXELS = 1 << 18
-"""So are pictures with more pixels than this."""
+ON_LOOP = body.Limits(pixels=1 << 18, characters=1 << 11)
+"""So are larger pictures and longer texts than these."""
 
 
 class InferEndpoint:
@@ -74,22 +74,20 @@ class InferEndpoint:
         """Decode at once what is small, on a thread what would hold up the others."""
         if len(raw) < OFF_LOOP_BYTES:
             try:
-                return self._decode_now(content_type, raw, asked, ON_LOOP_PIXELS)
-            except images.TooManyPixels:
-                pass  # so far only the picture's header was read
-        return await asyncio.to_thread(
-            self._decode_now, content_type, raw, asked, images.MAX_PIXELS
-        )
+                return self._decode_now(content_type, raw, asked, ON_LOOP)
+            except (images.TooManyPixels, texts.TooManyCharacters):
+                pass  # so far only the picture's header was read, or nothing
+        return await asyncio.to_thread(self._decode_now, content_type, raw, asked, body.MOST)
 
     def _decode_now(
-        self, content_type: str, raw: bytes, asked: InferHeaders, max_pixels: int
+        self, content_type: str, raw: bytes, asked: InferHeaders, limits: body.Limits
     ) -> tuple[ServedModel, Tensors]:
         if content_type in images.FORMATS:
             if asked.model is None:
                 raise Malformed("name the model in the header Infer-Model", field="Infer-Model")
             model = self._gateway.model(asked.model)
             formats = (images.FORMATS[content_type],)
-            picture = images.decode(raw, model.spec, formats, max_pixels=max_pixels)
+            picture = images.decode(raw, model.spec, formats, max_pixels=limits.pixels)
             return model, {model.spec.inputs[0].name: picture}
         request = body.parse_json(raw)
         name = request.model if request.model is not None else asked.model
@@ -98,7 +96,7 @@ class InferEndpoint:
         if asked.model is not None and name != asked.model:
             raise Malformed("'model' and the header Infer-Model disagree", field="model")
         model = self._gateway.model(name)
-        return model, body.tensors(model.spec, request, max_pixels=max_pixels)
+        return model, body.tensors(model.spec, request, tokenizer=model.tokenizer, limits=limits)
 
 
 def _content_type(scope: Scope) -> str:
