@@ -10,6 +10,7 @@ Map
 - `bench.py`       what a technique may use while it works
 - `training.py`    one training loop for the reference and for every fine-tuning
 - `weights.py`     torch weights as safetensors, so that a later build can go on from them
+- `resize.py`      a module in the sizes of stored weights
 - `export.py`      torch module to ONNX with a dynamic batch
 - `onnx_weights.py` the weights of an exported file and smaller forms to keep them in
 - `quantised.py`   what ONNX Runtime's quantisers need before and leave behind

@@ -1,0 +1,140 @@
+"""What pruning takes away, what it keeps, and that the least important goes first."""
+
+import copy
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+torch_pruning = pytest.importorskip("torch_pruning")
+
+from compressors import anatomy  # noqa: E402  # torch first, or nothing here can run
+from compressors.anatomy import Anatomy, Layer  # noqa: E402
+from compressors.export import quiet  # noqa: E402
+from compressors.techniques import pruned  # noqa: E402
+from tests.compressors import small_nets  # noqa: E402
+
+ONE = Anatomy(layers=(Layer(name="only", kind="linear", inputs=8, outputs=4),))
+
+
+def _pruned(x: small_nets.Trained, **config: Any) -> Any:
+    return pruned.compress(x.model, pruned.Config(round_to=2, **config), x.bench)
+
+
+def _random_neurons_removed(seed: int) -> float:
+    """Accuracy where half of the widths inside blocks went by chance."""
+    x = small_nets.image()
+    model = copy.deepcopy(x.model)
+    torch.manual_seed(seed)
+    kept = [model.stem[0], model.head[2], *(block.inside[3] for block in model.blocks)]
+    with quiet():
+        torch_pruning.pruner.BasePruner(
+            model,
+            torch.zeros(2, 1, small_nets.SIDE, small_nets.SIDE),
+            importance=torch_pruning.importance.RandomImportance(),
+            pruning_ratio=0.5,
+            ignored_layers=kept,
+            round_to=2,
+        ).step()
+    return x.accuracy(model)
+
+
+def test_every_importance_beats_chance_at_equal_widths() -> None:
+    x = small_nets.image()
+    by_chance = sum(_random_neurons_removed(seed) for seed in range(3)) / 3
+    for importance in ("l1", "l2", "taylor"):
+        smaller = _pruned(x, widths="inner", epochs=0, importance=importance)
+        assert x.accuracy(smaller) > by_chance + 0.1, importance
+
+
+def test_fine_tuning_brings_accuracy_back() -> None:
+    x = small_nets.image()
+    raw = _pruned(x, epochs=0)
+    tuned = _pruned(x, epochs=2, learning_rate=0.05)
+    assert small_nets.count(raw) == small_nets.count(tuned) < 0.3 * small_nets.count(x.model)
+    assert x.accuracy(raw) + 0.3 < x.accuracy(tuned) > x.accuracy(x.model) - 0.05
+
+
+def test_turns_of_pruning_and_fine_tuning_end_at_the_same_widths_and_use_their_training() -> None:
+    x = small_nets.image()
+    one = _pruned(x, ratio=0.6, epochs=1.5, learning_rate=0.05, importance="taylor")
+    three = _pruned(x, ratio=0.6, epochs=3, learning_rate=0.05, importance="taylor", iterations=3)
+    assert small_nets.count(one) == small_nets.count(three)
+    assert x.accuracy(three) > x.accuracy(one) - 0.03
+    assert sum(pruned.shares(3)) == sum(pruned.shares(1)) == 1
+
+
+def test_global_ranking_leaves_layers_of_different_widths() -> None:
+    x = small_nets.image()
+
+    def widths(scope: str) -> list[float]:
+        smaller = _pruned(x, scope=scope, widths="inner", importance="taylor", epochs=0)
+        return [block.inside[0].out_channels for block in smaller.blocks]
+
+    assert len(set(widths("uniform"))) == 1 < len(set(widths("global")))
+
+
+def test_inner_pruning_keeps_the_residual_stream() -> None:
+    x = small_nets.image()
+    smaller = _pruned(x, widths="inner", epochs=0)
+    for before, after in zip(x.model.blocks, smaller.blocks, strict=True):
+        assert after.inside[3].out_channels == before.inside[3].out_channels
+        assert after.inside[0].out_channels < before.inside[0].out_channels
+
+
+def test_heads_leave_whole_and_the_rest_still_classifies() -> None:
+    x = small_nets.tokens()
+    smaller = _pruned(
+        x, ratio=0.0, head_ratio=0.5, importance="taylor", epochs=0.5, learning_rate=0.002
+    )
+    for before, after in zip(x.model.layers, smaller.layers, strict=True):
+        assert after.attention.num_heads == before.attention.num_heads // 2
+        assert after.attention.head_dim == before.attention.head_dim
+        assert after.attention.value.out_features == before.attention.value.out_features // 2
+        assert after.intermediate.out_features == before.intermediate.out_features
+    assert x.accuracy(smaller) > x.accuracy(x.model) - 0.08
+
+
+def test_no_attention_loses_its_last_head() -> None:
+    x = small_nets.tokens()
+    smaller = _pruned(x, ratio=0.0, head_ratio=0.99, epochs=0)
+    assert [layer.attention.num_heads for layer in smaller.layers] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("image", {"ratio": 0.5, "importance": "taylor", "iterations": 2}),
+        ("image", {"ratio": 0.3, "scope": "global"}),
+        ("tokens", {"ratio": 0.5, "head_ratio": 0.5, "widths": "inner"}),
+        ("tokens", {"ratio": 0.5, "head_ratio": 0.25}),
+    ],
+)
+def test_a_later_build_gives_the_pruned_answers(task: str, settings: dict[str, Any]) -> None:
+    x = getattr(small_nets, task)()
+    config = pruned.Config(round_to=2, epochs=0.2, **settings)
+    smaller = pruned.compress(x.model, config, x.bench)
+    x.assert_rebuilds(pruned, config, x.model, smaller)
+    again = pruned.compress(smaller, config, x.bench)
+    x.assert_rebuilds(pruned, config, smaller, again)
+
+
+def test_half_the_channels_make_the_file_smaller_and_the_runtime_faster() -> None:
+    x = small_nets.image()
+    torch.manual_seed(0)
+    wide = small_nets.ImageNet(channels=96).eval()
+    smaller = _pruned(small_nets.Trained(model=wide, bench=x.bench), ratio=0.5, epochs=0)
+    before, after = x.onnx(wide, "wide"), x.onnx(smaller, "half")
+    assert after.stat().st_size < 0.35 * before.stat().st_size
+    assert small_nets.multiplications(x, smaller) < 0.3 * small_nets.multiplications(x, wide)
+    assert small_nets.latency_ratio(x, before, after) > 1.5
+
+
+def test_pruning_is_refused_where_nothing_can_go() -> None:
+    assert "no layer to prune" in pruned.unsuitable(ONE, pruned.Config())
+    image = anatomy.of_module(small_nets.image().model)
+    assert pruned.unsuitable(image, pruned.Config()) == ""
+    assert "no attention" in pruned.unsuitable(image, pruned.Config(head_ratio=0.5))
+    assert "both" in pruned.unsuitable(image, pruned.Config(ratio=0))
+    tokens = anatomy.of_module(small_nets.tokens().model)
+    assert pruned.unsuitable(tokens, pruned.Config(head_ratio=0.5)) == ""
