@@ -18,6 +18,7 @@ Map
 - `stage.py`       the loaded source with its workshop and its rows
 - `records.py`     what became of each build, refusals and failures too
 - `build.py`       the loop: key → skip or build → measure → gate → publish
+- `search.py`      looks for better chains and knobs than the plan's (`goal.py`: its aim)
 - `progress.py`    progress bars with time left
 - `fetch.py`       data from packages, checked and cached
 - `pareto.py`      which variants nobody beats

@@ -18,6 +18,7 @@ from variants.errors import Conflict, GearshiftError, Invalid, NotFound
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from compressors.goal import Goal
     from compressors.outcome import Outcome, Watch
     from compressors.plan import Plan
     from compressors.report import Row
@@ -56,22 +57,40 @@ def build(
         list[str] | None,
         typer.Option("--only", help="Build this recipe and its ancestors; may be repeated."),
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="Then look for better recipes, such as 'accuracy>=ref-1pp, minimise=latency'.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="How long to search: a number with s, m or h.")
+    ] = "30m",
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a recipe on standard output.")
     ] = False,
 ) -> None:
     """Build, measure and publish the variants that a plan describes."""
+    from compressors import goal
     from compressors import plan as plans
     from compressors.progress import Bars
 
     try:
         checked = plans.load(plan)
+        wish = None if search is None else (goal.parse(search), goal.seconds(budget))
+        if wish is not None and only:
+            raise Invalid("--search looks at the whole plan; leave --only out", field="only")
         if as_json:
-            outcomes = _build(ctx, checked, only or [], _Lines())
+            outcomes, verdict = _build(ctx, checked, only or [], wish, _Lines())
+            if verdict:
+                print(json.dumps({"search": verdict}), flush=True)
         else:
             with Bars() as bars:
-                outcomes = _build(ctx, checked, only or [], bars)
+                outcomes, verdict = _build(ctx, checked, only or [], wish, bars)
             _print_outcomes(outcomes)
+            if verdict:
+                _console().print(verdict, highlight=False, markup=False)
     except GearshiftError as error:
         _stop(error)
     if not all(outcome.good for outcome in outcomes):
@@ -134,13 +153,24 @@ def list_techniques(
 
 
 def _build(
-    ctx: typer.Context, plan: "Plan", only: list[str], watch: "Watch"
-) -> tuple["Outcome", ...]:
+    ctx: typer.Context,
+    plan: "Plan",
+    only: list[str],
+    wish: "tuple[Goal, float] | None",
+    watch: "Watch",
+) -> tuple[tuple["Outcome", ...], str]:
+    """How each recipe ended, and what the search has to say."""
     from compressors.build import build as run
     from variants.data_folder import open_data_folder
 
     with open_data_folder(cast(Context, ctx.obj).data_dir) as folder:
-        return run(plan, folder, only=only, watch=watch)
+        if wish is None:
+            return run(plan, folder, only=only, watch=watch), ""
+        from compressors.search import search
+
+        goal, budget_s = wish
+        found = search(plan, folder, goal, budget_s=budget_s, watch=watch)
+        return found.outcomes, found.verdict
 
 
 class _Lines:

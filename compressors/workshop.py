@@ -52,7 +52,7 @@ class Workshop:
 
     def __init__(self, source: Source, bench: Bench, records: Records) -> None:
         self._source = source
-        self._bench = bench
+        self.bench = bench
         self._records = records
 
     def make(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> Path:
@@ -60,18 +60,18 @@ class Workshop:
 
         Raises whatever a technique, the exporter or the user's functions raise.
         """
-        at = self._bench.scratch / "start.onnx"
+        at = self.bench.scratch / "start.onnx"
         if self._source.onnx is not None and parent is None:
             shutil.copyfile(self._source.onnx, at)
         elif parent is None or recipe.steps_on("torch"):
-            module = self._torch(recipe, key, parent, phase)
+            module = self.module(recipe, key, parent, phase)
             report = phase("exporting", SECONDS_PER_EXPORT)
             export.export(module, self._source.spec, at)
             report(1)
         else:
             shutil.copyfile(parent.artifact, at)
         for number, step in enumerate(recipe.steps_on("onnx")):
-            at = self._convert(step, at, self._bench.scratch / f"step-{number}.onnx", phase)
+            at = self.convert(step, at, self.bench.scratch / f"step-{number}.onnx", phase)
         return at
 
     def anatomy(self) -> Anatomy:
@@ -80,16 +80,17 @@ class Workshop:
             return anatomy.of_onnx(self._source.onnx)
         return anatomy.of_module(self._fresh())
 
-    def _convert(self, step: TypedStep, source: Path, target: Path, phase: Phase) -> Path:
+    def convert(self, step: TypedStep, source: Path, target: Path, phase: Phase) -> Path:
+        """Write what one step makes of the file `source` to `target`, which it returns."""
         technique = techniques.find(step.technique)
         assert technique.WORKS_ON == "onnx"
         report = phase(step.technique, SECONDS_PER_CONVERSION)
-        technique.convert(source, target, step.config, replace(self._bench, progress=report))
+        technique.convert(source, target, step.config, replace(self.bench, progress=report))
         report(1)
         return target
 
-    def _torch(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> "nn.Module":
-        """The recipe's module. What an interrupted build has stored is not trained again."""
+    def module(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> "nn.Module":
+        """The recipe's torch module. What an interrupted build has stored is not trained again."""
         module = self._trained(key, phase) if parent is None else self._restored(parent)
         for number, step in enumerate(recipe.steps_on("torch")):
             path = self._records.weights_path(key, number + (parent is None))
@@ -99,13 +100,13 @@ class Workshop:
             technique = techniques.find(step.technique)
             assert technique.WORKS_ON == "torch"
             report = phase(step.technique, step.config.epochs * SECONDS_PER_EPOCH)
-            module = technique.compress(module, step.config, replace(self._bench, progress=report))
+            module = technique.compress(module, step.config, replace(self.bench, progress=report))
             weights.save(module, path)
         return module
 
     def _trained(self, key: str, phase: Phase) -> "nn.Module":
         module = self._fresh()
-        settings = self._bench.train
+        settings = self.bench.train
         path = self._records.weights_path(key, 0)
         if path.exists():
             weights.load(module, path)
@@ -113,7 +114,7 @@ class Workshop:
             report = phase("training", settings.epochs * SECONDS_PER_EPOCH)
             training.fit(
                 module,
-                replace(self._bench, progress=report),
+                replace(self.bench, progress=report),
                 epochs=settings.epochs,
                 learning_rate=settings.learning_rate,
             )
@@ -135,7 +136,7 @@ class Workshop:
     def _rebuilt(self, module: "nn.Module", step: TypedStep, path: Path) -> "nn.Module":
         technique = techniques.find(step.technique)
         assert technique.WORKS_ON == "torch"
-        rebuilt = technique.rebuild(module, step.config, weights.shapes(path), self._bench)
+        rebuilt = technique.rebuild(module, step.config, weights.shapes(path), self.bench)
         weights.load(rebuilt, path)
         return rebuilt
 
@@ -144,7 +145,7 @@ class Workshop:
 
         user = self._source.user
         assert user is not None, "a plan without a Python file has no torch steps"
-        torch.manual_seed(self._bench.seed)
+        torch.manual_seed(self.bench.seed)
         module = user.call("build_model")
         if not isinstance(module, torch.nn.Module):
             raise Invalid(

@@ -3,6 +3,7 @@
 Each file offers
 
 - `FAMILY`, `GUIDE` (one line: when to use it), `HARDWARE` (where it pays) and `REQUIRES` (imports);
+- `KNOBS`: what a search may try for keys of the configuration, training apart;
 - `Config`, a frozen dataclass whose fields are the keys of a step in the plan;
 - `unsuitable(anatomy, config)`: why it cannot work on a model of this anatomy, or nothing;
 - where the plan alone can tell, `lacking(config, promised)`: what keeps this model from it;
@@ -60,6 +61,7 @@ class Described(Protocol):
     FAMILY: Family
     GUIDE: str
     HARDWARE: str
+    KNOBS: dict[str, tuple[Any, ...]]
     REQUIRES: tuple[str, ...]
     Config: type
 

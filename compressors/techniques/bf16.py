@@ -6,7 +6,7 @@ specification, data type BFLOAT16.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -17,6 +17,7 @@ from compressors.onnx_weights import store_cast
 FAMILY: Literal["precision"] = "precision"
 GUIDE = "Half the file where weights exceed float16's range; else fp16, three bits more exact."
 HARDWARE = "any"
+KNOBS: dict[str, tuple[Any, ...]] = {}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 

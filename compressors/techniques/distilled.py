@@ -5,7 +5,7 @@ Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural ne
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from compressors import students, training
 from compressors.bench import Bench
@@ -21,6 +21,10 @@ __all__ = ["lacking", "unsuitable"]
 FAMILY: Literal["distillation"] = "distillation"
 GUIDE = "The most compression for a point of accuracy, where there is time to train a student."
 HARDWARE = "any"
+KNOBS: dict[str, tuple[Any, ...]] = {
+    "width": (0.25, 0.375, 0.5, 0.75),
+    "temperature": (2.0, 4.0, 8.0),
+}
 WORKS_ON: Literal["torch"] = "torch"
 REQUIRES: tuple[str, ...] = ("torch", "torch_pruning")
 

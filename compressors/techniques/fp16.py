@@ -6,7 +6,7 @@ bits of fraction and a largest finite value of 65,504 (IEEE 754-2008, binary16).
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -21,6 +21,7 @@ GUIDE = (
     "Half the file and the memory at rest; speed only on hardware with half-precision arithmetic."
 )
 HARDWARE = "any"
+KNOBS: dict[str, tuple[Any, ...]] = {}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 

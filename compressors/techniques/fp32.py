@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -13,6 +13,7 @@ from compressors.bench import Bench
 FAMILY: Literal["reference"] = "reference"
 GUIDE = "The model as it is; every other variant is measured against it."
 HARDWARE = "any"
+KNOBS: dict[str, tuple[Any, ...]] = {}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 

@@ -6,7 +6,7 @@ and a largest value of 448, E5M2 2 bits and 57,344.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -20,6 +20,7 @@ GUIDE = (
     "The bytes of weight_only with 8 bits; better only where most weights of a channel are tiny."
 )
 HARDWARE = "any; 8-bit float arithmetic needs a GPU that has it and is not used here"
+KNOBS: dict[str, tuple[Any, ...]] = {}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 

@@ -22,6 +22,7 @@ from variants.runtimes import Tensor, Tensors
 FAMILY: Literal["precision"] = "precision"
 GUIDE = "The first thing to try on a convolutional network; needs calibration rows."
 HARDWARE = "fast with VNNI or its like"
+KNOBS: dict[str, tuple[Any, ...]] = {"calibration": ("minmax", "percentile", "entropy")}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 BATCH = 32

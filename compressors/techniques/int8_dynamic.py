@@ -6,7 +6,7 @@ tensor and call (ONNX operator DynamicQuantizeLinear), so no calibration rows ar
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 
@@ -18,6 +18,7 @@ from compressors.quantised import forget_domains, prepare
 FAMILY: Literal["precision"] = "precision"
 GUIDE = "Transformers and wide linear layers without calibration rows; leaves convolutions alone."
 HARDWARE = "fast with VNNI or its like"
+KNOBS: dict[str, tuple[Any, ...]] = {}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 

@@ -6,7 +6,7 @@ C. Eckart and G. Young, "The approximation of one matrix by another of lower ran
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FAMILY: Literal["tensorisation"] = "tensorisation"
 GUIDE = "For wide linear layers, such as those of transformers or old convolutional networks."
 HARDWARE = "any"
+KNOBS: dict[str, tuple[Any, ...]] = {"max_rank_ratio": (0.06, 0.125, 0.25, 0.5)}
 WORKS_ON: Literal["torch"] = "torch"
 REQUIRES: tuple[str, ...] = ("torch",)
 

@@ -9,7 +9,7 @@ really better than one?" (2019) for heads.
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -30,6 +30,7 @@ GUIDE = (
     "Faster on every runtime, because what is left is a smaller dense network; fine-tune after it."
 )
 HARDWARE = "any"
+KNOBS: dict[str, tuple[Any, ...]] = {"ratio": (0.25, 0.375, 0.5, 0.625, 0.75)}
 WORKS_ON: Literal["torch"] = "torch"
 REQUIRES: tuple[str, ...] = ("torch", "torch_pruning")
 

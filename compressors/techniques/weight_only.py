@@ -10,7 +10,7 @@ zero point of 0; R. Banner et al., "Post training 4-bit quantization of convolut
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from compressors.onnx_weights import OPSET_OF_BLOCKS, raise_opset, store_scaled,
 FAMILY: Literal["precision"] = "precision"
 GUIDE = "A quarter (8 bits) or an eighth (4 bits) of the bytes without calibration rows."
 HARDWARE = "any"
+KNOBS: dict[str, tuple[Any, ...]] = {}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 

@@ -29,6 +29,9 @@ def test_a_technique_offers_what_its_kind_promises(name: str) -> None:
     assert technique.GUIDE.endswith(".") and "\n" not in technique.GUIDE
     assert technique.HARDWARE and all(isinstance(needed, str) for needed in technique.REQUIRES)
     assert isinstance(technique.unsuitable(Anatomy(layers=()), technique.Config()), str)
+    for knob, choices in technique.KNOBS.items():
+        for choice in choices:
+            technique.Config(**{knob: choice})
     functions = ("convert",) if technique.WORKS_ON == "onnx" else ("compress", "rebuild")
     for function in functions:
         assert callable(getattr(technique, function))
