@@ -109,8 +109,9 @@ _INFER: dict[str, Any] = {
     "summary": "Run a model within a budget",
     "description": (
         "The router picks the variant that fits the headers' budget. JSON takes nested lists, "
-        "lists by input name, or base64 pictures for image models; a single row may leave out "
-        "the batch axis. NaN and infinity in raw outputs are written as null."
+        "lists by input name, base64 pictures for image models or texts for text models; a "
+        "single row may leave out the batch axis. NaN and infinity in raw outputs are written as "
+        "null."
     ),
     "operationId": "infer",
     "parameters": [

@@ -7,6 +7,7 @@
 `graph` and `model` build other files from nodes, mostly ones that must be refused.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from variants.evaluation import EvaluationSet
-from variants.spec import ImagePreprocess, ModelSpec, TensorSpec
+from variants.spec import TEXT_INPUTS, ImagePreprocess, ModelSpec, TensorSpec, TextPreprocess
 
 FEATURES = 4
 CLASSES = 3
@@ -176,6 +177,79 @@ def picture_spec(
         outputs=(TensorSpec(name="logits", dtype="float32", shape=(CLASSES,)),),
         labels=LABELS,
         preprocess=ImagePreprocess(mode=mode),
+    )
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "fine", "dull", "film", "a", "##s")
+TOKENS = 8
+
+
+def tiny_tokenizer(words: Sequence[str] = WORDS) -> bytes:
+    """A `tokenizer.json` in BERT's form with these few words."""
+    numbers = {word: number for number, word in enumerate(words)}
+    ends = [{"SpecialToken": {"id": word, "type_id": 0}} for word in ("[CLS]", "[SEP]")]
+    middle = {"Sequence": {"id": "A", "type_id": 0}}
+    content = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [ends[0], middle, ends[1]],
+            "pair": [ends[0], middle, ends[1]],
+            "special_tokens": {
+                word: {"id": word, "ids": [number], "tokens": [word]}
+                for word, number in (("[CLS]", 2), ("[SEP]", 3))
+            },
+        },
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": numbers,
+        },
+    }
+    return json.dumps(content).encode()
+
+
+def text_onnx(path: Path, *, seed: int = 0) -> Path:
+    """A classifier of texts: the sum over all tokens of three numbers for each word."""
+    weight = np.random.default_rng(seed).normal(size=(len(WORDS), CLASSES)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["weight", "input_ids"], ["words"]),
+        helper.make_node("Cast", ["attention_mask"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["float", "last"], ["present"]),
+        helper.make_node("Mul", ["words", "present"], ["counted"]),
+        helper.make_node("ReduceSum", ["counted", "tokens"], ["logits"], keepdims=0),
+    ]
+    initializers = [
+        numpy_helper.from_array(weight, "weight"),
+        numpy_helper.from_array(np.array([2], dtype=np.int64), "last"),
+        numpy_helper.from_array(np.array([1], dtype=np.int64), "tokens"),
+    ]
+    inputs = [tensor(name, [BATCH, TOKENS], TensorProto.INT64) for name in TEXT_INPUTS[:2]]
+    return save(model(graph(nodes, inputs=inputs, initializers=initializers)), path)
+
+
+def text_spec(tokenizer: str, name: str = "words") -> ModelSpec:
+    """What `text_onnx` keeps; `tokenizer` is the digest of `tiny_tokenizer()` in the store."""
+    return ModelSpec(
+        name=name,
+        task="classification",
+        inputs=tuple(
+            TensorSpec(name=name, dtype="int64", shape=(TOKENS,)) for name in TEXT_INPUTS[:2]
+        ),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(CLASSES,)),),
+        labels=LABELS,
+        preprocess=TextPreprocess(tokenizer=tokenizer, max_tokens=TOKENS),
     )
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from compressors import plan as plans
+from compressors.texts import encode
 from tests import models
+from variants.runtimes.onnxruntime import load
 
 TOY = Path(__file__).with_name("toy_model.py")
 
@@ -65,6 +67,28 @@ def write(folder: Path, recipes: str = LADDER, head: str = HEAD) -> Path:
     path = folder / "plan.toml"
     path.write_text(head + recipes, encoding="utf-8")
     return path
+
+
+def texts(
+    folder: Path, preprocess: str = '{ kind = "text", tokenizer = "words.json", max_tokens = 8 }'
+) -> Path:
+    """A plan file for the tiny ONNX text model, with sentences that it labels itself."""
+    path = models.text_onnx(folder / "words.onnx")
+    (folder / "words.json").write_bytes(models.tiny_tokenizer())
+    sentences = [
+        f"{a} {b}" for a in ("a", "fine", "dull", "x") for b in ("film", "films", "a", "?")
+    ]
+    inputs = encode(folder / "words.json", sentences, models.TOKENS)
+    logits = load(path, 1).run(inputs)["logits"]
+    np.savez(folder / "rows.npz", labels=logits.argmax(axis=1), **inputs)
+    plan = folder / "plan.toml"
+    plan.write_text(
+        '[model]\nname = "words"\nonnx = "words.onnx"\nevaluation = "rows.npz"\n'
+        f"preprocess = {preprocess}\n"
+        '[profile]\nseconds = 0.001\nsamples = 10\n[[recipe]]\nname = "fp32"\n',
+        encoding="utf-8",
+    )
+    return plan
 
 
 def onnx(folder: Path, recipes: str, gates: str = "") -> plans.Plan:

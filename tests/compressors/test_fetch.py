@@ -1,8 +1,10 @@
 """The fetcher checks what it gets, keeps it, and says in one line what is missing."""
 
 import hashlib
+import io
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -39,6 +41,58 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
+
+
+SDIST = {"small-1.0/rows.csv": DIGEST}
+
+
+@pytest.fixture
+def sdist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """A source archive that pip finds instead of an index, and its SHA-256."""
+    files = {
+        "PKG-INFO": b"Metadata-Version: 2.1\nName: small\nVersion: 1.0\n",
+        "pyproject.toml": (
+            b"[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+        ),
+        "backend.py": (
+            b"from pathlib import Path\n"
+            b"def prepare_metadata_for_build_wheel(folder, config_settings=None):\n"
+            b"    made = Path(folder) / 'small-1.0.dist-info'\n"
+            b"    made.mkdir()\n"
+            b"    (made / 'METADATA').write_bytes(Path('PKG-INFO').read_bytes())\n"
+            b"    return made.name\n"
+            b"def build_wheel(*ignored, **named): raise SystemExit('must not run')\n"
+        ),
+        "rows.csv": DATA,
+    }
+    folder = tmp_path / "sdists"
+    folder.mkdir()
+    path = folder / "small-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"small-1.0/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_source_archive_is_read_once_and_kept(sdist: tuple[Path, str]) -> None:
+    archive, digest = sdist
+    path = fetch.sdist("small==1.0", digest, SDIST)["small-1.0/rows.csv"]
+    assert path.read_bytes() == DATA
+    archive.unlink()
+    assert fetch.sdist("small==1.0", digest, SDIST)["small-1.0/rows.csv"] == path
+
+
+def test_pip_never_opens_another_source_archive_than_the_pinned_one(
+    sdist: tuple[Path, str], cache: Path
+) -> None:
+    with pytest.raises(FetchFailed) as caught:
+        fetch.sdist("small==1.0", "0" * 64, SDIST)
+    assert "cannot fetch small==1.0" in _one_line(caught.value)
+    assert not list(cache.glob("**/rows.csv"))
 
 
 def _one_line(error: FetchFailed) -> str:

@@ -187,3 +187,15 @@ def test_a_really_full_disk_refuses_and_keeps_nothing(tmp_path: Path) -> None:
         assert store.has_blob(store.put_bytes(b"still works"))
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_small_blobs_are_read_whole_and_held_against_their_digest(store: Store) -> None:
+    digest = store.put_bytes(b"words")
+    assert store.read_bytes(digest, max_bytes=5) == b"words"
+    with pytest.raises(Invalid, match="at most 4"):
+        store.read_bytes(digest, max_bytes=4)
+    store.blob_path(digest).write_bytes(b"sword")
+    with pytest.raises(Invalid, match="damaged"):
+        store.read_bytes(digest, max_bytes=5)
+    with pytest.raises(NotFound):
+        store.read_bytes("0" * 64, max_bytes=5)
