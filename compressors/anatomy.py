@@ -1,5 +1,6 @@
 """What a model is made of, as far as techniques ask before any work."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,11 @@ class Layer:
     outputs: int
     kernel: tuple[int, ...] = ()
     groups: int = 1
+
+    @property
+    def elements(self) -> int:
+        """Weights, without the bias."""
+        return self.inputs * self.outputs * math.prod(self.kernel) // self.groups
 
     @property
     def spatial(self) -> bool:

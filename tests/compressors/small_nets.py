@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch_pruning
+from numpy.typing import NDArray
 from torch import nn
 
 from compressors import export, training, weights
@@ -92,6 +93,12 @@ def latency_ratio(trained: Trained, slow: Path, fast: Path, batch: int = 32) -> 
             session.run(rows)
             times.append(time.perf_counter() - start)
     return float(np.median(taken[0]) / np.median(taken[1]))
+
+
+def run(trained: Trained, path: Path, runtime: str) -> NDArray[np.float32]:
+    """The file's answers to the first test rows."""
+    rows = {name: x[:64] for name, x in trained.bench.data.test.inputs.items()}
+    return np.asarray(next(iter(runtimes.find(runtime).load(path, 1).run(rows).values())))
 
 
 class Residual(nn.Module):

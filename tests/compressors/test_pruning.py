@@ -1,8 +1,10 @@
 """What pruning takes away, what it keeps, and that the least important goes first."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,8 +13,10 @@ torch_pruning = pytest.importorskip("torch_pruning")
 from compressors import anatomy  # noqa: E402  # torch first, or nothing here can run
 from compressors.anatomy import Anatomy, Layer  # noqa: E402
 from compressors.export import quiet  # noqa: E402
-from compressors.techniques import pruned  # noqa: E402
+from compressors.techniques import int8, packed, pruned, sparse  # noqa: E402
 from tests.compressors import small_nets  # noqa: E402
+from variants import artifact  # noqa: E402
+from variants.errors import Invalid  # noqa: E402
 
 ONE = Anatomy(layers=(Layer(name="only", kind="linear", inputs=8, outputs=4),))
 
@@ -138,3 +142,104 @@ def test_pruning_is_refused_where_nothing_can_go() -> None:
     assert "both" in pruned.unsuitable(image, pruned.Config(ratio=0))
     tokens = anatomy.of_module(small_nets.tokens().model)
     assert pruned.unsuitable(tokens, pruned.Config(head_ratio=0.5)) == ""
+
+
+def _sparse(x: small_nets.Trained, **config: Any) -> Any:
+    settings = {"learning_rate": 0.05, "min_elements": 64, **config}
+    return sparse.compress(x.model, sparse.Config(**settings), x.bench)
+
+
+def _zeros(model: Any) -> list[float]:
+    """Share of zeros in each linear or convolutional layer."""
+    kinds = torch.nn.Linear | torch.nn.Conv2d
+    return [float((m.weight == 0).float().mean()) for m in model.modules() if isinstance(m, kinds)]
+
+
+def test_magnitude_beats_chance_at_equal_sparsity() -> None:
+    x = small_nets.image()
+    by_magnitude = _sparse(x, sparsity=0.6, scope="layer", epochs=0)
+    by_chance = copy.deepcopy(x.model)
+    torch.manual_seed(0)
+    for layer in by_chance.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            layer.weight.data *= sparse.largest(torch.rand_like(layer.weight), 0.6)
+    assert _zeros(by_magnitude) == pytest.approx(_zeros(by_chance), abs=0.01)
+    assert x.accuracy(by_magnitude) > x.accuracy(by_chance) + 0.3
+
+
+def test_zeros_that_come_little_by_little_beat_zeros_at_once() -> None:
+    x = small_nets.image()
+    at_once, rising = (
+        _sparse(x, sparsity=0.95, scope="layer", updates=updates, epochs=3) for updates in (1, 10)
+    )
+    assert min(_zeros(at_once)) == min(_zeros(rising)) > 0.93
+    assert x.accuracy(rising) > x.accuracy(at_once) + 0.1
+
+
+def test_global_zeros_spare_the_layers_that_need_their_weights() -> None:
+    x = small_nets.image()
+    uniform, everywhere = (
+        _sparse(x, sparsity=0.9, scope=scope, epochs=0) for scope in ("layer", "global")
+    )
+    assert max(_zeros(uniform)) - min(_zeros(uniform)) < 0.02
+    assert max(_zeros(everywhere)) - min(_zeros(everywhere)) > 0.1
+    assert x.accuracy(everywhere) > x.accuracy(uniform) + 0.1
+
+
+def test_two_of_four_inputs_stay_in_every_group() -> None:
+    x = small_nets.image()
+    model = _sparse(x, pattern="2:4", epochs=0.5)
+    weight = model.blocks[0].inside[0].weight  # [outputs, inputs, 3, 3]
+    groups = weight.movedim(1, -1).reshape(-1, 4)
+    assert ((groups != 0).sum(1) == 2).all()
+    assert x.accuracy(model) > x.accuracy(x.model) - 0.03
+
+
+def test_the_share_of_zeros_rises_as_published() -> None:
+    # Zhu and Gupta, equation 1, from 0 to the wanted share.
+    assert [sparse.rising(t) for t in (0, 0.5, 1)] == [0, 0.875, 1]
+
+
+def test_zeros_outlive_a_later_build() -> None:
+    x = small_nets.image()
+    config = sparse.Config(sparsity=0.8, epochs=0.2)
+    x.assert_rebuilds(sparse, config, x.model, sparse.compress(x.model, config, x.bench))
+
+
+def test_packed_zeros_leave_bytes_and_answers(tmp_path: Path) -> None:
+    x = small_nets.image()
+    torch.manual_seed(0)
+    wide = small_nets.ImageNet(channels=64).eval()
+    model = sparse.compress(wide, sparse.Config(sparsity=0.9, epochs=0), x.bench)
+    dense, small = x.onnx(model, "dense"), tmp_path / "small.onnx"
+    packed.convert(dense, small, packed.Config(), x.bench)
+    artifact.check_onnx(small)
+    # 1/32 for the bits and 1/10 for the values, and the graph's own bytes.
+    assert small.stat().st_size < 0.2 * dense.stat().st_size
+    for runtime in ("onnxruntime", "openvino"):
+        if runtime == "openvino":
+            pytest.importorskip("openvino")
+        a, b = (small_nets.run(x, path, runtime) for path in (dense, small))
+        assert np.array_equal(a, b)
+    assert small_nets.latency_ratio(x, dense, small) > 0.6
+
+
+def test_packed_int8_weights_leave_answers(tmp_path: Path) -> None:
+    x = small_nets.image()
+    model = sparse.compress(x.model, sparse.Config(sparsity=0.9, epochs=0), x.bench)
+    dense, quantised, both = (tmp_path / f"{n}.onnx" for n in ("dense", "int8", "both"))
+    x.onnx(model, "sparse").rename(dense)
+    int8.convert(dense, quantised, int8.Config(), x.bench)
+    packed.convert(quantised, both, packed.Config(), x.bench)
+    artifact.check_onnx(both)
+    assert both.stat().st_size < 0.75 * quantised.stat().st_size
+    a, b = (small_nets.run(x, path, "onnxruntime") for path in (quantised, both))
+    assert np.array_equal(a, b)
+
+
+def test_packing_is_refused_where_nothing_is_zero(tmp_path: Path) -> None:
+    x = small_nets.image()
+    with pytest.raises(Invalid, match="sparse"):
+        packed.convert(x.onnx(x.model, "full"), tmp_path / "out.onnx", packed.Config(), x.bench)
+    assert "min_elements" in sparse.unsuitable(ONE, sparse.Config())
+    assert packed.unsuitable(Anatomy(layers=()), packed.Config()) != ""
