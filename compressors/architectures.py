@@ -2,8 +2,10 @@
 
     Architecture(block="mobilenet", width=0.5).build(channels=3, size=32, classes=10)
 
-- `resnet`: two 3×3 convolutions beside the identity. Source: K. He et al., "Deep residual learning
-  for image recognition" (2015), figure 5 left.
+- `resnet`: stages that begin with one 3×3 convolution and go on with residual blocks, two 3×3
+  convolutions beside the identity. Sources: K. He et al., "Deep residual learning for image
+  recognition" (2015), figure 2; the layout, without projections, D. Page, "How to train your
+  ResNet" (2018).
 - `mobilenet`: inverted residuals, 1×1 up, depthwise 3×3, 1×1 down. Source: M. Sandler et al.,
   "MobileNetV2: inverted residuals and linear bottlenecks" (2018), table 1.
 - `efficientnet`: the same with squeeze-and-excitation. Source: M. Tan and Q. Le, "EfficientNet"
@@ -45,7 +47,7 @@ class _Family:
 
 _FAMILIES: dict[Block, _Family] = {
     "resnet": _Family(
-        first=32, channels=(32, 64, 128, 256), blocks=(1, 1, 1, 1), last=0, multiple=8
+        first=32, channels=(32, 64, 128, 256), blocks=(0, 1, 1, 1), last=0, multiple=8
     ),
     "mobilenet": _Family(
         first=16, channels=(24, 48, 96, 160), blocks=(1, 2, 3, 2), last=480, multiple=8
@@ -77,10 +79,10 @@ class Architecture:
         modules: list[nn.Module] = [_conv(channels, have, 3, stride=first_stride)]
         for index, stride in enumerate(strides):
             wanted = self._wide(family.channels[index - len(strides)])
-            blocks = max(1, round(self.depth * family.blocks[index - len(strides)]))
-            for number in range(blocks):
-                modules.append(self._block(have, wanted, stride if number == 0 else 1))
-                have = wanted
+            blocks = family.blocks[index - len(strides)]
+            blocks = max(min(1, blocks), round(self.depth * blocks))
+            modules += self._stage(have, wanted, stride, blocks)
+            have = wanted
         if family.last:
             wanted = self._wide(family.last)
             modules.append(_conv(have, wanted, 1))
@@ -93,10 +95,16 @@ class Architecture:
         multiple = _FAMILIES[self.block].multiple
         return max(multiple, round(channels * self.width / multiple) * multiple)
 
-    def _block(self, inputs: int, outputs: int, stride: int) -> "nn.Module":
+    def _stage(self, inputs: int, outputs: int, stride: int, blocks: int) -> list["nn.Module"]:
         if self.block == "resnet":
-            return _residual(inputs, outputs, stride)
-        return _inverted(inputs, outputs, stride, squeeze=self.block == "efficientnet")
+            changes = stride > 1 or inputs != outputs
+            first = [_conv(inputs, outputs, 3, stride=stride)] if changes else []
+            return [*first, *(_residual(outputs) for _ in range(blocks))]
+        squeeze = self.block == "efficientnet"
+        return [
+            _inverted(outputs if number else inputs, outputs, 1 if number else stride, squeeze)
+            for number in range(blocks)
+        ]
 
 
 def _strides(size: int) -> tuple[int, tuple[int, ...]]:
@@ -123,20 +131,13 @@ def _conv(
     )
 
 
-def _residual(inputs: int, outputs: int, stride: int) -> "nn.Module":
+def _residual(channels: int) -> "nn.Module":
     from torch import nn
 
-    changes = stride > 1 or inputs != outputs
-    return _beside(
-        nn.Sequential(
-            _conv(inputs, outputs, 3, stride=stride), _conv(outputs, outputs, 3, linear=True)
-        ),
-        _conv(inputs, outputs, 1, stride=stride, linear=True) if changes else nn.Identity(),
-        nn.ReLU(),
-    )
+    return _beside(nn.Sequential(_conv(channels, channels, 3), _conv(channels, channels, 3)))
 
 
-def _inverted(inputs: int, outputs: int, stride: int, *, squeeze: bool) -> "nn.Module":
+def _inverted(inputs: int, outputs: int, stride: int, squeeze: bool) -> "nn.Module":
     from torch import nn
 
     inner = inputs * EXPANSION
@@ -148,7 +149,7 @@ def _inverted(inputs: int, outputs: int, stride: int, *, squeeze: bool) -> "nn.M
     )
     if stride > 1 or inputs != outputs:
         return path
-    return _beside(path, nn.Identity(), nn.Identity())
+    return _beside(path)
 
 
 def _squeeze(channels: int, inner: int) -> "nn.Module":
@@ -174,18 +175,18 @@ def _squeeze(channels: int, inner: int) -> "nn.Module":
     return Squeeze()
 
 
-def _beside(path: "nn.Module", other: "nn.Module", after: "nn.Module") -> "nn.Module":
-    """The sum of two ways from the same input, then `after`."""
+def _beside(path: "nn.Module") -> "nn.Module":
+    """The sum of the input and what `path` makes of it."""
     import torch
     from torch import nn
 
     class Beside(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.path, self.other, self.after = path, other, after
+            self.path = path
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            joined: torch.Tensor = self.after(self.path(x) + self.other(x))
+            joined: torch.Tensor = x + self.path(x)
             return joined
 
     return Beside()
