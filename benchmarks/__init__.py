@@ -1,0 +1,6 @@
+"""Measurements that the documentation shows. Each is one command and writes `results/`.
+
+python -m benchmarks.ladder cifar10 --data-dir .gearshift     # speed and size against the reference
+python -m benchmarks.quantisers cifar10 --data-dir .gearshift # int8 beside other quantisers
+python -m benchmarks.tables check                             # the docs show what is in results/
+"""
