@@ -13,7 +13,8 @@ Map
 - `resize.py`      a module in the sizes of stored weights
 - `export.py`      torch module to ONNX with a dynamic batch
 - `onnx_weights.py` the weights of an exported file and smaller forms to keep them in
-- `quantised.py`   what ONNX Runtime's quantisers need before and leave behind
+- `quantised.py`   static int8 by ONNX Runtime's quantiser and by NNCF
+- `sensitivity.py` how much the answers change when one layer alone is changed
 - `techniques/`    one file per technique; the file name is the registration
 - `stage.py`       the loaded source with its workshop and its rows
 - `records.py`     what became of each build, refusals and failures too

@@ -1,5 +1,6 @@
 """What a technique may use while it works: data, training settings, a scratch folder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ class Bench:
     """One build's tools. `user` is None for a model that came as an ONNX file.
 
     `scratch` ends with the build; `kept` stays for later ones, where there is such a folder.
+    `note_sensitivity` is told a layer, a metric and its value when a technique measures what a
+    change of that layer alone does.
     """
 
     spec: ModelSpec
@@ -25,3 +28,4 @@ class Bench:
     scratch: Path
     kept: Path | None = None
     progress: Progress = lambda _: None
+    note_sensitivity: Callable[[str, str, float], None] = lambda layer, metric, value: None

@@ -181,7 +181,11 @@ class Recipe:
     @property
     def requires(self) -> tuple[str, ...]:
         """Imports that the recipe needs."""
-        needed = {name for step in self.steps for name in techniques.find(step.technique).REQUIRES}
+        needed = {
+            name
+            for step in self.steps
+            for name in techniques.requires(techniques.find(step.technique), step.config)
+        }
         if self.steps_on("torch"):
             needed.update(export.REQUIRES)
         return tuple(sorted(needed))
@@ -424,6 +428,8 @@ class _Check:
             config: Any = TypeAdapter(technique.Config).validate_python(table.model_extra)
         except ValidationError as error:
             raise self._config(place, technique.Config, error) from error
+        if (absent := techniques.missing(techniques.requires(technique, config))) != ():
+            raise self._wrong((*place, "technique"), f"{table.technique}: {_install(absent)}")
         if (python := self._file.model.python) is not None:
             promised = techniques.Promised(
                 offered=user_model.offered(self._folder / python), inputs=self._file.model.inputs
@@ -434,6 +440,8 @@ class _Check:
 
     def _config(self, place: Place, config: type, error: ValidationError) -> Invalid:
         first = error.errors()[0]
+        if not first["loc"]:  # keys that do not go together
+            return self._wrong(place, str(first["msg"]))
         key = str(first["loc"][0])
         if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             keys = list(getattr(config, "__dataclass_fields__", {}))
@@ -496,4 +504,5 @@ def _nearest(word: str, known: Sequence[str] | Mapping[str, Any] | frozenset[str
 
 
 def _install(absent: tuple[str, ...]) -> str:
-    return f"not installed here: {', '.join(absent)}; install gearshift[build]"
+    extra = "build,nncf" if "nncf" in absent else "build"
+    return f"not installed here: {', '.join(absent)}; install gearshift[{extra}]"

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {
     "requirements.lock": ("what the gateway needs", ()),
     "requirements-build.lock": ("the gateway and the build", ("build", "openvino")),
-    "requirements-dev.lock": ("everything and the tests' tools", ("build", "openvino", "dev")),
+    "requirements-dev.lock": (
+        "everything and the tests' tools",
+        ("build", "openvino", "nncf", "dev"),
+    ),
 }
 
 

@@ -4,7 +4,8 @@ Each file offers
 
 - `FAMILY`, `GUIDE` (one line: when to use it), `HARDWARE` (where it pays) and `REQUIRES` (imports);
 - `KNOBS`: what a search may try for keys of the configuration, training apart;
-- `Config`, a frozen dataclass whose fields are the keys of a step in the plan;
+- `Config`, a frozen dataclass whose fields are the keys of a step in the plan; where some of its
+  values need more imports, it has a property `requires` that names them;
 - `unsuitable(anatomy, config)`: why it cannot work on a model of this anatomy, or nothing;
 - where the plan alone can tell, `lacking(config, promised)`: what keeps this model from it;
 - `WORKS_ON`, and the functions of its kind:
@@ -115,6 +116,11 @@ def lacking(technique: Technique, config: Any, promised: Promised) -> str:
     """What keeps the plan's model from this technique; empty where nothing is known to."""
     check = getattr(technique, "lacking", None)
     return str(check(config, promised)) if check is not None else ""
+
+
+def requires(technique: Technique, config: object) -> tuple[str, ...]:
+    """The imports that the technique needs for this configuration."""
+    return technique.REQUIRES + tuple(getattr(config, "requires", ()))
 
 
 def missing(requires: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,16 +1,22 @@
 """Fewer bits: each technique makes the file as small as it says and keeps the answers."""
 
 import os
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compressors import plan as plans
+from tests.compressors import plans as written
 from tests.compressors import trained
 from tests.compressors.trained import Trained
 from variants import runtimes
+from variants.errors import Invalid
 
 RUNTIMES = runtimes.installed()
+NEEDS_NNCF = pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +40,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         ("fp8", {"format": "e4m3"}, 0.26, 0.999),
         ("fp8", {"format": "e5m2"}, 0.26, 0.99),
         ("int8_dynamic", {}, 0.26, 0.999),
+        ("int8", {}, 0.26, 0.999),
+        ("int8", {"per_channel": False}, 0.26, 0.999),
+        pytest.param("int8", {"quantizer": "nncf"}, 0.26, 0.998, marks=NEEDS_NNCF),
     ],
 )
 def test_a_smaller_file_gives_the_same_answers_on_every_runtime(
@@ -91,3 +100,69 @@ def test_a_table_is_stored_small_and_only_its_rows_are_widened(tmp_path: Path) -
         for runtime in RUNTIMES:
             rows = trained.answers(target, runtime, {"words": words})
             assert np.abs(rows - table[words]).max() < error, (technique.__name__, runtime)
+
+
+def _with_outliers(toy: Trained) -> Trained:
+    """64 calibration rows, of which a late one is 200 times as large as it should be."""
+    rows = toy.bench.data.calibration["image"][:64].copy()
+    rows[50] *= 200
+    return toy.calibrated_with({"image": rows})
+
+
+@pytest.mark.parametrize(
+    "config", [{"calibration": "percentile", "percentile": 98.0}, {"calibration": "entropy"}]
+)
+def test_ranges_that_cut_outliers_off_beat_the_extremes(
+    toy: Trained, tmp_path: Path, config: dict[str, object]
+) -> None:
+    odd = _with_outliers(toy)
+    extremes = odd.converted("int8", tmp_path / "extremes.onnx")
+    cut = odd.converted("int8", tmp_path / "cut.onnx", **config)
+    for runtime in RUNTIMES:
+        assert 1 - toy.cosine(cut, runtime) < 0.7 * (1 - toy.cosine(extremes, runtime))
+
+
+def test_the_most_sensitive_layer_in_float_brings_the_answers_back(
+    toy: Trained, tmp_path: Path
+) -> None:
+    noted: list[tuple[str, str, float]] = []
+    odd = _with_outliers(toy)
+    odd = replace(odd, bench=replace(odd.bench, note_sensitivity=lambda *note: noted.append(note)))
+    files = [
+        odd.converted("int8", tmp_path / f"keep-{count}.onnx", keep_float=count)
+        for count in (0, 1, 2)
+    ]
+    assert len({layer for layer, _, _ in noted}) == 3
+    assert {metric for _, metric, _ in noted} == {"relative_output_error"}
+    assert all(value > 0 for _, _, value in noted)
+    for runtime in RUNTIMES:
+        errors = [1 - toy.cosine(path, runtime) for path in files]
+        assert errors[1] < 0.8 * errors[0]
+        assert errors[2] < 0.8 * errors[1]
+
+
+@NEEDS_NNCF
+def test_smooth_quant_saves_a_network_with_outlier_channels(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    wide = trained.with_outlier_channels(tmp_path)
+    plain = wide.converted("int8", tmp_path / "plain.onnx")
+    smooth = wide.converted("int8", tmp_path / "smooth.onnx", quantizer="nncf", smooth_quant=0.5)
+    for runtime in RUNTIMES:
+        assert 1 - wide.cosine(smooth, runtime) < 0.5 * (1 - wide.cosine(plain, runtime))
+
+
+def test_keys_that_do_not_go_together_are_refused_in_the_plan(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    steps = 'steps = [{ technique = "int8", smooth_quant = 0.5 }]'
+    recipes = f'{trained.ONLY_FP32}[[recipe]]\nname = "smooth"\n{steps}\n'
+    with pytest.raises(Invalid, match="smooth_quant needs quantizer = 'nncf'"):
+        plans.load(written.write(tmp_path, recipes))
+
+
+def test_a_plan_cannot_keep_every_layer_in_float(toy: Trained) -> None:
+    from compressors import anatomy
+    from compressors.techniques import int8
+
+    found = anatomy.of_onnx(toy.path)
+    assert int8.unsuitable(found, int8.Config(keep_float=2)) == ""
+    assert "leaves none of 3 layers" in int8.unsuitable(found, int8.Config(keep_float=3))

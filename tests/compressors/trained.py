@@ -1,6 +1,6 @@
 """A toy model trained and exported once, and what a changed file does on every runtime."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ from compressors import export, techniques, training
 from compressors import plan as plans
 from compressors import source as sources
 from compressors.bench import Bench
+from compressors.data import Data
+from compressors.training_settings import Train
 from tests.compressors import plans as written
 from variants import artifact, runtimes
+from variants.evaluation import EvaluationSet
 from variants.runtimes import Tensors
+from variants.spec import ModelSpec, TensorSpec
 
 ONLY_FP32 = '[[recipe]]\nname = "fp32"\n'
 
@@ -39,6 +43,11 @@ class Trained:
         technique = techniques.find(name)
         assert technique.WORKS_ON == "torch"
         return technique.compress(self.module, technique.Config(**config), self.bench)
+
+    def calibrated_with(self, rows: Tensors) -> "Trained":
+        """The same with other calibration rows."""
+        data = replace(self.bench.data, calibration=rows)
+        return replace(self, bench=replace(self.bench, data=data))
 
     def accuracy(self, path: Path, runtime: str) -> float:
         """Share of the test rows that the file gets right on this runtime."""
@@ -72,6 +81,60 @@ def toy(root: Path) -> Trained:
     training.fit(module, bench, epochs=2, learning_rate=plan.train.learning_rate)
     export.export(module, source.spec, root / "toy.onnx")
     return Trained(module=module, path=root / "toy.onnx", bench=bench)
+
+
+def with_outlier_channels(root: Path) -> Trained:
+    """A transformer's feed-forward blocks, some of whose normalised channels are 50 times larger.
+
+    The weights that read those channels are smaller by as much, so nothing but quantisation sees
+    a difference; language models grow such channels by themselves.
+    """
+    import torch
+    from torch import nn
+
+    torch.manual_seed(5)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.wide, self.back = (
+                nn.LayerNorm(64),
+                nn.Linear(64, 128),
+                nn.Linear(128, 64),
+            )
+            factor = torch.ones(64)
+            factor[::16] = 50.0
+            with torch.no_grad():
+                self.norm.weight.mul_(factor)
+                self.wide.weight.div_(factor)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.back(nn.functional.gelu(self.wide(self.norm(x))))
+
+    class Pool(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(dim=1)
+
+    module = nn.Sequential(nn.Linear(8, 64), Block(), Block(), Pool(), nn.Linear(64, 4)).eval()
+    random = np.random.default_rng(6)
+    rows = {"image": random.normal(size=(128, 8, 8)).astype(np.float32)}
+    labelled = EvaluationSet(inputs=rows, labels=np.zeros(128, np.int64))
+    spec = ModelSpec(
+        name="wide",
+        task="classification",
+        inputs=(TensorSpec(name="image", dtype="float32", shape=(8, 8)),),
+        outputs=(TensorSpec(name="logits", dtype="float32", shape=(4,)),),
+    )
+    bench = Bench(
+        spec=spec,
+        data=Data(train=labelled, selection=labelled, test=labelled, calibration=rows),
+        user=None,
+        train=Train(),
+        seed=1,
+        scratch=root,
+    )
+    export.export(module, spec, root / "wide.onnx")
+    return Trained(module=module, path=root / "wide.onnx", bench=bench)
 
 
 def answers(path: Path, runtime: str, rows: Tensors) -> NDArray[np.float32]:
