@@ -23,7 +23,10 @@ GUIDE = (
     "needs calibration rows."
 )
 HARDWARE = "fast with VNNI or its like"
-KNOBS: dict[str, tuple[Any, ...]] = {"calibration": ("minmax", "percentile", "entropy")}
+KNOBS: dict[str, tuple[Any, ...]] = {
+    "calibration": ("minmax", "percentile"),
+    "keep_float": (0, 1, 2),
+}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx", "onnxruntime")
 

@@ -23,7 +23,7 @@ from compressors.onnx_weights import OPSET_OF_BLOCKS, raise_opset, store_scaled,
 FAMILY: Literal["precision"] = "precision"
 GUIDE = "A quarter (8 bits) or an eighth (4 bits) of the bytes without calibration rows."
 HARDWARE = "any"
-KNOBS: dict[str, tuple[Any, ...]] = {}
+KNOBS: dict[str, tuple[Any, ...]] = {"bits": (8, 4)}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 
