@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from compressors import anatomy
+from compressors import anatomy, resize
 from compressors.anatomy import Anatomy
 from compressors.architectures import BLOCKS, SMALLEST, Architecture
 from compressors.bench import Bench
-from compressors.techniques import Promised
+from compressors.techniques import Promised, Shapes
 from compressors.techniques.pruned import narrow
 from variants.errors import Invalid
 from variants.spec import TensorSpec
@@ -112,6 +112,13 @@ def make(parent: "nn.Module", config: Student, bench: Bench) -> "nn.Module":
         raise Invalid("distilled needs build_student() in the model file, or a width")
     student: nn.Module = bench.user.call("build_student")
     return student
+
+
+def again(parent: "nn.Module", config: Student, shapes: Shapes, bench: Bench) -> "nn.Module":
+    """The student for stored weights of these shapes."""
+    if config.student == "user" and config.width is not None:
+        return resize.resized(parent, shapes)
+    return make(parent, config, bench)
 
 
 def for_images(parent: "nn.Module", architecture: Architecture, bench: Bench) -> "nn.Module":

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,6 +53,38 @@ def towards(student: "Tensor", teacher: "Tensor", labels: "Tensor", lesson: Less
     )
     hard = functional.cross_entropy(student, labels)
     return lesson.soft_share * lesson.temperature**2 * soft + (1 - lesson.soft_share) * hard
+
+
+def teach(
+    student: "nn.Module",
+    lesson: Lesson,
+    bench: Bench,
+    *,
+    answer: Callable[["Tensor", Sequence["Tensor"]], "Tensor"],
+    further: "Callable[[Sequence[Tensor]], Tensor] | None" = None,
+    helper: "nn.Module | None" = None,
+) -> None:
+    """Train the student in place; leaves it in eval mode.
+
+    `answer` gives the teacher's logits for the rows of these numbers and what augmentation made of
+    them. `further` is a loss beside that on answers, asked when both have seen the batch; `helper`
+    holds weights of its own.
+    """
+    _, labels = training.tensors(bench.data.training())
+
+    def loss(logits: "Tensor", rows: "Tensor", batch: Sequence["Tensor"]) -> "Tensor":
+        soft = answer(rows, batch).to(logits.device)
+        value = towards(logits, soft, labels[rows].to(logits.device), lesson)
+        return value if further is None else value + further(batch)
+
+    training.fit(
+        student,
+        bench,
+        epochs=lesson.epochs,
+        learning_rate=lesson.learning_rate,
+        loss=loss,
+        helper=helper,
+    )
 
 
 def answers(teacher: "nn.Module", bench: Bench) -> "Tensor":

@@ -3,18 +3,17 @@
 Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network" (2015).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from compressors import students, training
+from compressors import students
 from compressors.bench import Bench
 from compressors.students import lacking, unsuitable
-from compressors.teacher import Lesson, Live, answers, towards
+from compressors.teacher import Lesson, Live, answers, teach
 from compressors.techniques import Shapes
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 __all__ = ["lacking", "unsuitable"]
 
@@ -42,22 +41,16 @@ class Config(Lesson):
 
 def compress(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
     """A student taught on the training rows."""
-    _, labels = training.tensors(bench.data.training())
-    live = Live(model, bench) if config.teacher == "live" else None
-    known = answers(model, bench) if live is None else labels
-
-    def loss(student: "Tensor", rows: "Tensor", batch: Sequence["Tensor"]) -> "Tensor":
-        teacher = known[rows].to(student.device) if live is None else live(batch)
-        return towards(student, teacher, labels[rows].to(student.device), config)
-
     student = students.make(model, config, bench)
-    training.fit(
-        student, bench, epochs=config.epochs, learning_rate=config.learning_rate, loss=loss
-    )
+    if config.teacher == "live":
+        live = Live(model, bench)
+        teach(student, config, bench, answer=lambda _, batch: live(batch))
+    else:
+        known = answers(model, bench)
+        teach(student, config, bench, answer=lambda rows, _: known[rows])
     return student
 
 
 def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) -> "nn.Module":
     """The student, untrained."""
-    del shapes
-    return students.make(model, config, bench)
+    return students.again(model, config, shapes, bench)

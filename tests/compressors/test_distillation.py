@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from compressors import anatomy, plan, students, training, weights
+from compressors import anatomy, plan, students, taps, techniques, training, weights
 from compressors.architectures import BLOCKS, Architecture
 from compressors.bench import Bench
 from compressors.data import Data
-from compressors.techniques import distilled
+from compressors.techniques import distilled, feature_distilled, relation_distilled
 from compressors.training_settings import Train
 from tests.compressors import plans as written
 from variants import runtimes
@@ -338,3 +338,126 @@ def test_a_student_by_name_needs_images(tmp_path: Path) -> None:
     path = written.write(tmp_path, f'\n[[recipe]]\nname = "fp32"\n{recipe}', head)
     with pytest.raises(Invalid, match=r"image classifiers.*float32\[64\]"):
         plan.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("feature_distilled", {}),
+        ("relation_distilled", {"relation": "batch", "weight": 20.0}),
+        ("relation_distilled", {"relation": "attention"}),
+    ],
+)
+def test_what_the_teacher_sees_inside_helps_without_its_answers(
+    teacher: "nn.Module", bench: Bench, name: str, keys: dict[str, Any]
+) -> None:
+    technique: Any = techniques.find(name)
+    config = technique.Config(student="resnet", width=0.25, epochs=4, soft_share=0, **keys)
+    taught = technique.compress(teacher, config, bench)
+    alone = students.make(teacher, config, bench)
+    training.fit(alone, bench, epochs=4, learning_rate=config.learning_rate)
+    assert score(taught, bench) > score(alone, bench) + 0.02
+
+
+def test_a_student_looks_where_its_teacher_looks(teacher: "nn.Module", bench: Bench) -> None:
+    def distance(student: "nn.Module") -> float:
+        chosen = taps.pairs(teacher, student, 3, bench)
+        with taps.side_by_side(teacher, student, chosen, bench) as features:
+            training.logits(student, bench.data.selection, bench)
+            training.logits(teacher, bench.data.selection, bench)
+            found = [relation_distilled.map_distance(b, a).item() for a, b in features()]
+        return sum(found)
+
+    config = relation_distilled.Config(
+        relation="attention", student="resnet", width=0.25, epochs=3
+    )
+    plain = distilled.Config(student="resnet", width=0.25, epochs=3, teacher="live")
+    taught = relation_distilled.compress(teacher, config, bench)
+    untold = distilled.compress(teacher, plain, bench)
+    assert distance(taught) < 0.7 * distance(untold)
+    assert score(taught, bench) > score(untold, bench) - 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("feature_distilled", {}),
+        ("relation_distilled", {"relation": "batch"}),
+        ("relation_distilled", {"relation": "attention"}),
+    ],
+)
+def test_a_shorter_transformer_learns_from_inside_the_whole_one(
+    transformer: "nn.Module", words: Bench, name: str, keys: dict[str, Any]
+) -> None:
+    technique: Any = techniques.find(name)
+    config = technique.Config(layers=2, epochs=2, learning_rate=0.02, **keys)
+    taught = technique.compress(transformer, config, words)
+    alone = students.make(transformer, config, words)
+    training.fit(alone, words, epochs=2, learning_rate=0.02)
+    assert score(taught, words) > score(alone, words) + 0.02
+
+
+def test_stages_are_blocks_picture_sizes_or_layers(
+    teacher: "nn.Module", transformer: "nn.Module", bench: Bench, words: Bench
+) -> None:
+    assert taps.stages(transformer, words) == tuple(f"layers.{n}" for n in range(6))
+    assert taps.stages(teacher, bench) == ("3", "7")  # before pooling, and before flattening
+    dense = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 6)
+    )
+    assert taps.stages(dense, bench) == ("1", "2", "3", "4")
+
+
+def test_pairs_may_be_named_and_a_wrong_name_is_refused(teacher: "nn.Module", bench: Bench) -> None:
+    def config(*pairs: tuple[str, str]) -> feature_distilled.Config:
+        return feature_distilled.Config(width=0.5, epochs=0.2, pairs=pairs)
+
+    feature_distilled.compress(teacher, config(("7", "7"), ("3", "3")), bench)
+    with pytest.raises(Invalid, match="no module 'x'"):
+        feature_distilled.compress(teacher, config(("7", "x")), bench)
+    with pytest.raises(Invalid, match="compared"):
+        feature_distilled.compress(teacher, config(("7", "8")), bench)
+
+
+def test_equal_networks_are_at_no_distance() -> None:
+    torch.manual_seed(0)
+    pictures = torch.rand(4, 8, 6, 6)
+    assert relation_distilled.map_distance(pictures, 3 * pictures).item() == pytest.approx(0)
+    assert relation_distilled.batch_distance(pictures, 3 * pictures).item() == pytest.approx(0)
+    assert relation_distilled.batch_distance(pictures, torch.randn(4, 50)).item() > 0.01
+    tokens = [(x, x) for x in torch.randn(3, 4, 5, 8)]
+    assert relation_distilled.token_distance(tokens, 2, None).item() == pytest.approx(0)
+
+
+def test_padding_does_not_count_in_relations_of_tokens() -> None:
+    torch.manual_seed(0)
+    ours, theirs = torch.randn(2, 3, 4, 5, 8).unbind()
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    mask[:, 3:] = False
+    before = relation_distilled.token_distance(list(zip(theirs, ours, strict=True)), 2, mask)
+    ours[:, :, 3:] = 7.0
+    after = relation_distilled.token_distance(list(zip(theirs, ours, strict=True)), 2, mask)
+    assert before.item() == pytest.approx(after.item()) and before.item() > 0.01
+
+
+def test_attention_needs_something_that_attends() -> None:
+    found = anatomy.of_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 6)))
+    config = relation_distilled.Config(relation="attention", width=0.5)
+    assert "relation = 'batch'" in relation_distilled.unsuitable(found, config)
+
+
+def test_hooks_are_gone_after_the_lesson(teacher: "nn.Module", bench: Bench) -> None:
+    config = feature_distilled.Config(width=0.5, epochs=0.1)
+    taught = feature_distilled.compress(teacher, config, bench)
+    assert not any(part._forward_hooks for part in (*taught.modules(), *teacher.modules()))
+
+
+@pytest.mark.parametrize("name", ["distilled", "feature_distilled", "relation_distilled"])
+def test_lessons_run_on_a_gpu(teacher: "nn.Module", bench: Bench, name: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    technique: Any = techniques.find(name)
+    on_gpu = dataclasses.replace(bench, train=Train(batch_size=32, device="cuda"))
+    config = technique.Config(student="resnet", width=0.25, epochs=1)
+    student = technique.compress(teacher, config, on_gpu)
+    assert next(student.parameters()).device.type == "cpu"
