@@ -368,9 +368,7 @@ def test_a_student_looks_where_its_teacher_looks(teacher: "nn.Module", bench: Be
             found = [relation_distilled.map_distance(b, a).item() for a, b in features()]
         return sum(found)
 
-    config = relation_distilled.Config(
-        relation="attention", student="resnet", width=0.25, epochs=3
-    )
+    config = relation_distilled.Config(relation="attention", student="resnet", width=0.25, epochs=3)
     plain = distilled.Config(student="resnet", width=0.25, epochs=3, teacher="live")
     taught = relation_distilled.compress(teacher, config, bench)
     untold = distilled.compress(teacher, plain, bench)
