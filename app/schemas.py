@@ -11,6 +11,7 @@ from app.errors import verdict_json
 from router.constraints import Objective
 from router.decision import Decision
 from variants.cost import Prices
+from variants.evidence import Cascade, Evaluation, LayerSensitivity
 from variants.lifecycle import State
 from variants.manifest import Digest, Manifest, Step
 from variants.profile import Accuracy
@@ -61,6 +62,9 @@ class VariantDetail(VariantOut):
 
     parent: str | None = None
     recipe: list[Step] = []
+    evaluation: Evaluation | None = Field(None, description="what the build's test rows say")
+    sensitivity: list[LayerSensitivity] = []
+    cascades: list[Cascade] = Field([], description="ask this variant first, then a better one")
     history: list[Change] = []
 
 

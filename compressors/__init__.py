@@ -17,6 +17,10 @@ Map
 - `sensitivity.py` how much the answers change when one layer alone is changed
 - `techniques/`    one file per technique; the file name is the registration
 - `stage.py`       the loaded source with its workshop and its rows
+- `scores.py`      a variant's scores on one split, kept beside its record
+- `proportions.py` intervals and a test for shares, single and paired
+- `evaluate.py`    what the scores say: reference, worst class, confidence, drift of an export
+- `cascades.py`    from which confidence on a cheap variant may answer alone
 - `records.py`     what became of each build, refusals and failures too
 - `build.py`       the loop: key → skip or build → measure → gate → publish
 - `search.py`      looks for better chains and knobs than the plan's (`goal.py`: its aim)

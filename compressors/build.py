@@ -1,26 +1,29 @@
 """The build: every recipe of a plan becomes a measured, published variant, or says why not.
 
-key → skip if it was built → make → measure on this host → gate → publish
+key → skip if it was built → make → measure on this host → gate → publish; at the end the cascades
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compressors import stage
+from compressors import cascades, evaluate, stage
 from compressors.build_key import build_key, tools
 from compressors.gates import refusal
 from compressors.outcome import Outcome, Silent, Status, Watch
 from compressors.plan import Plan, Recipe
 from compressors.publish import publish
 from compressors.records import BuildRecord, Records
+from compressors.scores import Scores
 from compressors.stage import Stage
-from compressors.workshop import Built, work_s
+from compressors.workshop import Built, Made, work_s
 from variants import runtimes, trial
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, NotFound
-from variants.manifest import Manifest, manifest_id
+from variants.evidence import Evaluation
+from variants.manifest import Manifest, digest_json, manifest_id
 from variants.profile import BATCHES
 
 SILENT = Silent()
@@ -46,6 +49,7 @@ def build(
         watch.begin(work)
         for recipe in recipes:
             watch.end(run.one(recipe))
+        run.renew_cascades()
     return tuple(run.outcomes.values())
 
 
@@ -125,21 +129,29 @@ class _Run:
         """Make, measure and record one variant."""
         started = datetime.now(UTC)
         parent_id = parent.manifest_id if parent else None
-        path = staged.workshop.make(
+        made = staged.workshop.make(
             recipe, key, parent, lambda doing, s: self._watch.phase(recipe.name, doing, s)
         )
         measured = trial.run(
             trial.Request(
-                path=path,
+                path=made.path,
                 spec=staged.source.spec,
                 runtimes=runtimes.installed(),
                 evaluations=staged.evaluations,
+                keep_scores=True,
                 threads=self._plan.profile.threads,
                 effort=self._plan.profile.effort,
             ),
             self._watch.phase(recipe.name, "measuring", self._measuring_s()),
         )
-        artifact = self._folder.store.put_file(path)
+        scores = {
+            split: Scores(values=values, labels=rows.labels)
+            for split, rows in staged.source.data.evaluated.items()
+            if (values := measured.scores.get(split)) is not None
+        }
+        self._records.put_scores(key, scores)
+        evaluated = self._evaluated(staged, made, scores, is_reference=parent is None)
+        artifact = self._folder.store.put_file(made.path)
         steps = tuple(step.record for step in recipe.steps)
         if parent is not None and parent.parent is not None:
             # A chain's manifest tells the whole way from the reference.
@@ -167,6 +179,7 @@ class _Run:
             build_key=key,
             build_s=(ended - started).total_seconds(),
             created_at=ended.isoformat(timespec="seconds"),
+            evaluation=evaluated,
         )
         self._folder.store.put_manifest(manifest)
         record = BuildRecord(
@@ -181,6 +194,36 @@ class _Run:
         )
         self._records.put(record)
         return record
+
+    def _evaluated(
+        self, staged: Stage, made: Made, scores: Mapping[str, Scores], *, is_reference: bool
+    ) -> Evaluation:
+        """What the scores say. Raises `Drifted` where the file is not the module it came from."""
+        drift = None
+        if made.answers is not None:
+            served = scores["selection"].values[: len(made.answers)]
+            drift = evaluate.drift(served, made.answers, held=made.exact)
+        paired = None
+        if not is_reference and self._reference is not None:
+            paired = self._records.scores(self._reference.build_key, "test")
+        return evaluate.evaluation(
+            scores["test"],
+            staged.source.spec.labels,
+            reference=self._plan.reference.name,
+            reference_test=paired,
+            drift=drift,
+        )
+
+    def renew_cascades(self) -> None:
+        """Calibrate the cascades among all active variants, and let the outcomes show them."""
+        model, wanted = self._plan.model.name, self._plan.cascades.max_drop_points
+        if not any(outcome.good for outcome in self.outcomes.values()):
+            return
+        with self._records.lock(digest_json(["cascades", model])):
+            renewed = cascades.renew(self._folder, self._records, model, wanted)
+        for name, outcome in self.outcomes.items():
+            if outcome.manifest is not None and (found := renewed.get(name)) is not None:
+                self.outcomes[name] = replace(outcome, manifest=found)
 
     def _decided(self, recipe: Recipe, record: BuildRecord, parent: Built | None) -> Outcome:
         """Gate a built variant and publish it."""

@@ -34,6 +34,11 @@ class Data:
     test: EvaluationSet
     calibration: Tensors
 
+    @property
+    def evaluated(self) -> dict[str, EvaluationSet]:
+        """The splits on which every variant is scored, by name."""
+        return {"test": self.test, "selection": self.selection}
+
     def training(self) -> EvaluationSet:
         """The training rows. Raises `Invalid` where there are none."""
         if self.train is None:

@@ -116,6 +116,13 @@ class GatesTable(_Table):
     """Share of right answers, from 0 to 1."""
 
 
+class CascadesTable(_Table):
+    """`[cascades]`: what asking a cheaper variant first may cost."""
+
+    max_drop_points: Annotated[float, Field(gt=0, le=100)] = 0.5
+    """Percentage points that a cascade's accuracy may be below that of its better variant."""
+
+
 class StepTable(BaseModel):
     """One link of a recipe: `technique`, and the keys of that technique's configuration."""
 
@@ -142,6 +149,7 @@ class PlanFile(_Table):
     train: Train = Train()
     profile: ProfileTable = ProfileTable()
     gates: GatesTable = GatesTable()
+    cascades: CascadesTable = CascadesTable()
     recipe: Annotated[tuple[RecipeTable, ...], Field(min_length=1)]
 
 
@@ -202,6 +210,7 @@ class Plan:
     train: Train
     profile: ProfileTable
     gates: GatesTable
+    cascades: CascadesTable
     recipes: tuple[Recipe, ...]
 
     @property
@@ -278,6 +287,7 @@ class _Check:
             train=self._file.train,
             profile=self._file.profile,
             gates=self._file.gates,
+            cascades=self._file.cascades,
             recipes=recipes,
         )
 

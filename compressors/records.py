@@ -2,6 +2,7 @@
 
     <data folder>/builds/<build key>.json
     <data folder>/builds/<build key>.<step>.safetensors
+    <data folder>/builds/<build key>.scores.safetensors
     <data folder>/builds/<build key>.lock
     <data folder>/builds/<digest of a teacher and its rows>.answers.safetensors
 
@@ -11,14 +12,19 @@ that the same plan is not built again and a changed gate is decided without buil
 
 import fcntl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from compressors.scores import Scores
+from variants.errors import Invalid
 from variants.manifest import Digest
 from variants.profile import Accuracy
 from variants.spec import Name
@@ -67,9 +73,38 @@ class Records:
 
     def put(self, record: BuildRecord) -> None:
         """Write a record, whole or not at all."""
+        self._write(f"{record.build_key}.json", _adapter.dump_json(record, indent=2) + b"\n")
+
+    def failures(self, model: str) -> tuple[BuildRecord, ...]:
+        """The builds of this model that failed the last time, in the order of their names."""
+        found = (self.find(path.stem) for path in self.folder.glob("*.json"))
+        failed = [r for r in found if r is not None and r.model == model and r.status == "failed"]
+        return tuple(sorted(failed, key=lambda record: (record.variant, record.finished_at)))
+
+    def put_scores(self, build_key: str, scores: Mapping[str, Scores]) -> None:
+        """Write a variant's scores by split, whole or not at all."""
+        tensors = {}
+        for split, one in scores.items():
+            tensors[f"{split}.values"] = np.ascontiguousarray(one.values)
+            tensors[f"{split}.labels"] = np.ascontiguousarray(one.labels)
+        self._write(f"{build_key}.scores.safetensors", save(tensors))
+
+    def scores(self, build_key: str, split: str) -> Scores | None:
+        """A variant's scores on one split; None where there are none that can be read."""
+        path = self.folder / f"{build_key}.scores.safetensors"
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return Scores(
+                    values=file.get_tensor(f"{split}.values"),
+                    labels=file.get_tensor(f"{split}.labels"),
+                )
+        except (FileNotFoundError, SafetensorError, Invalid):
+            return None
+
+    def _write(self, name: str, data: bytes) -> None:
         with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".partial", delete=False) as file:
-            file.write(_adapter.dump_json(record, indent=2) + b"\n")
-        Path(file.name).replace(self.folder / f"{record.build_key}.json")
+            file.write(data)
+        Path(file.name).replace(self.folder / name)
 
     @contextmanager
     def lock(self, build_key: str) -> Iterator[None]:

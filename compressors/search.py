@@ -363,8 +363,8 @@ class _Search:
             raise _Stopped(f"its training would take {needed:.0f} s, and {left:.0f} s are left")
         recipe = self._recipe(steps)
         key = build_key(self._plan, recipe, self._reference.manifest_id)
-        path = self._stage.workshop.make(recipe, key, self._reference, self._phase(recipe))
-        return self._finished(steps, path)
+        built = self._stage.workshop.make(recipe, key, self._reference, self._phase(recipe))
+        return self._finished(steps, built.path)
 
     def _hold_untrained(self, steps: tuple[TypedStep, ...]) -> None:
         best = self.best(self.candidates)
@@ -372,8 +372,8 @@ class _Search:
             return
         recipe = self._recipe(tuple(_trained_for(step, 0.0) for step in steps))
         with self._forgotten(recipe) as key:
-            path = self._stage.workshop.make(recipe, key, self._reference, self._phase(recipe))
-            values = [c.value for c in self._finished(recipe.steps, path, trained=False)]
+            built = self._stage.workshop.make(recipe, key, self._reference, self._phase(recipe))
+            values = [c.value for c in self._finished(recipe.steps, built.path, trained=False)]
         if min(values) > SLACK * best.value:
             raise _Stopped(
                 f"{self._goal.minimise} {min(values):.4g} at best, "

@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compressors import anatomy, export, techniques, training, weights
 from compressors.anatomy import Anatomy
 from compressors.bench import Bench
+from compressors.evaluate import DRIFT_ROWS
 from compressors.plan import Recipe, TypedStep
 from compressors.records import Records
 from compressors.source import Source
@@ -47,6 +51,19 @@ class Built:
     parent: "Built | None"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A recipe's ONNX file.
+
+    `answers` are the torch module's scores on the first selection rows, `[rows, classes] float32`,
+    where the file was exported now; `exact` tells whether the file is to give the same.
+    """
+
+    path: Path
+    answers: NDArray[np.float32] | None = None
+    exact: bool = False
+
+
 class Workshop:
     """Applies recipes to one source."""
 
@@ -55,24 +72,28 @@ class Workshop:
         self.bench = bench
         self._records = records
 
-    def make(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> Path:
+    def make(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> Made:
         """The recipe's ONNX file in the bench's scratch folder.
 
         Raises whatever a technique, the exporter or the user's functions raise.
         """
         at = self.bench.scratch / "start.onnx"
+        answers = None
         if self._source.onnx is not None and parent is None:
             shutil.copyfile(self._source.onnx, at)
         elif parent is None or recipe.steps_on("torch"):
             module = self.module(recipe, key, parent, phase)
             report = phase("exporting", SECONDS_PER_EXPORT)
+            rows = self.bench.data.selection.first(DRIFT_ROWS)
+            answers = training.logits(module, rows, self.bench).numpy().astype(np.float32)
             export.export(module, self._source.spec, at)
             report(1)
         else:
             shutil.copyfile(parent.artifact, at)
         for number, step in enumerate(recipe.steps_on("onnx")):
             at = self.convert(step, at, self.bench.scratch / f"step-{number}.onnx", phase)
-        return at
+        exact = all(step.technique == "fp32" for step in recipe.steps_on("onnx"))
+        return Made(path=at, answers=answers, exact=exact)
 
     def anatomy(self) -> Anatomy:
         """What the source's model is made of."""

@@ -38,6 +38,11 @@ class EvaluationSet:
                     f"input {name!r} has shape {list(rows.shape)} for {n} labels", field=name
                 )
 
+    def first(self, n: int) -> "EvaluationSet":
+        """The first `n` rows, or all where there are fewer."""
+        inputs = {name: rows[:n] for name, rows in self.inputs.items()}
+        return EvaluationSet(inputs=inputs, labels=self.labels[:n])
+
     def batches(self, size: int) -> Iterator[tuple[dict[str, Tensor], NDArray[np.int64]]]:
         """Rows in order, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self.labels), size):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from variants.errors import Invalid
+from variants.evidence import Cascade, Evaluation, LayerSensitivity
 from variants.profile import Accuracy, Profile
 from variants.spec import Name
 
@@ -49,6 +50,7 @@ class Manifest:
     `accuracy` is None for a variant that was never evaluated; such a variant is never used
     for a hard accuracy constraint. `runtime` names the runtime whose profile was best here.
     `build_key` identifies the work that led to it, so that a build can skip what it has done.
+    `cascades` lead from this variant to better ones; `evaluation` is None where no build made it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -67,6 +69,9 @@ class Manifest:
     build_key: Digest | None
     build_s: float | None = None
     created_at: str
+    evaluation: Evaluation | None = None
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    cascades: tuple[Cascade, ...] = ()
 
     @property
     def technique(self) -> str:

@@ -1,4 +1,4 @@
-"""Accuracy, latency, memory and load time of one artifact on one runtime of this host.
+"""Scores, latency, memory and load time of one artifact on one runtime of this host.
 
 Call `profile` in a fresh process: resident memory is a difference of readings, which means
 something only while nothing else allocates.
@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from variants import runtimes
 from variants.errors import Invalid
 from variants.evaluation import EvaluationSet
-from variants.profile import BATCHES, Accuracy, Profile, Quantiles, host_fingerprint
+from variants.profile import BATCHES, Profile, Quantiles, host_fingerprint
 from variants.runtimes import Session, Tensors
 
 Progress = Callable[[float], None]
@@ -85,22 +86,23 @@ def _latency(session: Session, rows: Tensors, batch: int, effort: Effort) -> Qua
     return Quantiles(p50=p50, p95=p95, p99=p99)
 
 
-def accuracy(session: Session, evaluation: EvaluationSet, progress: Progress) -> Accuracy:
-    """Top-1 accuracy of the first output, `[batch, classes]`, on the whole set.
+def scores(session: Session, evaluation: EvaluationSet, progress: Progress) -> NDArray[np.float32]:
+    """The first output on the whole set, `[n, classes]`.
 
     Raises `Invalid` where the output has another shape or holds NaN.
     """
-    correct = done = 0
+    parts: list[NDArray[np.float32]] = []
+    done = 0
     for inputs, labels in evaluation.batches(EVALUATION_BATCH):
-        scores = next(iter(session.run(inputs).values()))
-        if scores.ndim != 2 or len(scores) != len(labels):
+        found = next(iter(session.run(inputs).values()))
+        if found.ndim != 2 or len(found) != len(labels):
             raise Invalid(
-                f"the first output has shape {list(scores.shape)} for {len(labels)} rows; "
+                f"the first output has shape {list(found.shape)} for {len(labels)} rows; "
                 "classification needs [batch, classes]"
             )
-        if not np.isfinite(scores).all():
+        if not np.isfinite(found).all():
             raise Invalid("the first output holds NaN or infinity on the evaluation set")
-        correct += int((scores.argmax(axis=1) == labels).sum())
+        parts.append(found.astype(np.float32))
         done += len(labels)
         progress(done / len(evaluation.labels))
-    return Accuracy.of(correct, done)
+    return np.concatenate(parts)

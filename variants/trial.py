@@ -5,9 +5,12 @@ build measures through the same processes, because memory is only meaningful in 
 
 Wire: the parent starts `python -m variants.trial PARENT_PID` and writes one JSON object a line to
 its standard input (`check`, `profile`, `accuracy`); the child answers with `{"progress": 0.5}`
-lines and then `{"result": …}` or `{"error": "…", "code": "…"}`.
+lines and then `{"result": …}` or `{"error": "…", "code": "…"}`. Scores travel as base64 of
+little-endian float32, because the child may not write files.
 """
 
+import base64
+import binascii
 import ctypes
 import json
 import os
@@ -24,6 +27,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from variants import artifact, evaluation, measure, runtimes
@@ -43,12 +47,14 @@ class Request:
 
     `evaluations` are safetensors files by name; all are scored on the fastest runtime, and rows of
     the first one fill the batches whose latency is measured (zeros where there is none).
+    `keep_scores` asks for the scores of every row too; without it only their accuracy comes back.
     """
 
     path: Path
     spec: ModelSpec
     runtimes: tuple[str, ...]
     evaluations: Mapping[str, Path] = field(default_factory=dict)
+    keep_scores: bool = False
     threads: int = 1
     effort: Effort = field(default_factory=Effort)
     memory_bytes: int = 8 * GIB
@@ -60,12 +66,14 @@ class Result:
     """Profiles on every runtime that took the file, and accuracy on the fastest of them.
 
     `runtime` has the lowest median latency at batch 1; `failures` says why others are missing.
+    `scores` are the first output by evaluation, `[n, classes] float32`, where they were asked for.
     """
 
     runtime: str
     profiles: tuple[Profile, ...]
     accuracy: Mapping[str, Accuracy]
     failures: Mapping[str, str]
+    scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 _request: TypeAdapter[Request] = TypeAdapter(Request)
@@ -112,14 +120,28 @@ def run(
             reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
             raise ArtifactRejected("load_failed", reasons)
         best = min(profiles, key=lambda name: profiles[name].latency_s[1].p50)
-        scores: dict[str, Accuracy] = {}
+        accuracy: dict[str, Accuracy] = {}
+        scores: dict[str, NDArray[np.float32]] = {}
         for name, path in request.evaluations.items():
             answer = children[best].call("accuracy", {"path": str(path)}, part)
-            scores[name] = _accuracy.validate_python(answer)
+            accuracy[name] = _accuracy.validate_python(answer["accuracy"])
+            if request.keep_scores:
+                scores[name] = _decoded(answer["scores"], accuracy[name].n)
             done += 1
     return Result(
-        runtime=best, profiles=tuple(profiles.values()), accuracy=scores, failures=failures
+        runtime=best,
+        profiles=tuple(profiles.values()),
+        accuracy=accuracy,
+        failures=failures,
+        scores=scores,
     )
+
+
+def _decoded(text: str, rows: int) -> NDArray[np.float32]:
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(rows, -1)
+    except (binascii.Error, ValueError) as error:
+        raise TrialFailed(f"the scores of {rows} rows are damaged: {error}") from error
 
 
 def _check(child: "_Child", progress: Progress) -> None:
@@ -232,8 +254,13 @@ class _Trial:
 
     def accuracy(self, progress: Progress, path: str) -> Any:
         assert self._session is not None, "profile comes first"
-        score = measure.accuracy(self._session, evaluation.load(Path(path)), progress)
-        return _accuracy.dump_python(score, mode="json")
+        rows = evaluation.load(Path(path))
+        scores = measure.scores(self._session, rows, progress)
+        right = int((scores.argmax(axis=1) == rows.labels).sum())
+        answer = {"accuracy": _accuracy.dump_python(Accuracy.of(right, len(scores)), mode="json")}
+        if self._request.keep_scores:
+            answer["scores"] = base64.b64encode(scores.astype("<f4").tobytes()).decode()
+        return answer
 
     def _rows(self) -> dict[str, runtimes.Tensor]:
         for path in self._request.evaluations.values():

@@ -117,6 +117,9 @@ def _detail(parts: Services, model: str, variant: str) -> VariantDetail:
         **_fields(parts, record, manifest),
         parent=manifest.parent if manifest is not None else None,
         recipe=list(manifest.recipe) if manifest is not None else [],
+        evaluation=manifest.evaluation if manifest is not None else None,
+        sensitivity=list(manifest.sensitivity) if manifest is not None else [],
+        cascades=list(manifest.cascades) if manifest is not None else [],
         history=list(parts.data.registry.history(model, variant)),
     )
 

@@ -78,6 +78,70 @@ def test_a_manifest_tells_how_the_variant_was_made_and_measured(ladder: Ladder) 
     assert ladder.outcomes["distilled+int8"].note == "patterns made from a seed"
 
 
+def test_a_manifest_tells_how_the_variant_differs_from_the_reference(ladder: Ladder) -> None:
+    for name, outcome in ladder.outcomes.items():
+        assert outcome.manifest is not None and outcome.manifest.accuracy is not None
+        found = outcome.manifest.evaluation
+        assert found is not None
+        assert 0 <= found.calibration_error < 0.5
+        assert found.worst_class.label in "abcd"
+        assert found.worst_class.accuracy.value <= outcome.manifest.accuracy.value
+        if name == "fp32":
+            assert found.agreement is None
+            fp32 = outcome.manifest.accuracy
+            continue
+        pairs = found.agreement
+        assert pairs is not None and (pairs.reference, pairs.n) == ("fp32", 400)
+        gained = (pairs.wrong_to_right - pairs.right_to_wrong) / 400
+        assert pairs.difference.value == pytest.approx(gained)
+        assert outcome.manifest.accuracy.value - fp32.value == pytest.approx(gained)
+
+
+def test_exports_are_held_against_their_modules_and_conversions_are_not(ladder: Ladder) -> None:
+    drifts = {
+        name: outcome.manifest.evaluation.drift
+        for name, outcome in ladder.outcomes.items()
+        if outcome.manifest is not None and outcome.manifest.evaluation is not None
+    }
+    for name in ("fp32", "pruned", "low_rank", "distilled"):
+        drift = drifts[name]
+        assert drift is not None and drift.limit is not None
+        assert drift.max_abs_difference < 1e-3 and drift.same_answer_ratio == 1
+    assert drifts["int8"] is drifts["fp16"] is drifts["distilled+int8"] is None
+
+
+def test_scores_of_each_build_stay_beside_its_record(ladder: Ladder) -> None:
+    records = Records(ladder.folder.root)
+    for outcome in ladder.outcomes.values():
+        manifest = outcome.manifest
+        assert manifest is not None and manifest.build_key and manifest.accuracy is not None
+        test = records.scores(manifest.build_key, "test")
+        selection = records.scores(manifest.build_key, "selection")
+        record = records.find(manifest.build_key)
+        assert test is not None and selection is not None and record is not None
+        assert test.right.mean() == pytest.approx(manifest.accuracy.value)
+        assert record.selection is not None
+        assert selection.right.mean() == pytest.approx(record.selection.value)
+
+
+def test_an_export_that_gives_other_answers_fails(tmp_path: Path, data_folder: DataFolder) -> None:
+    pytest.importorskip("torch")
+    path = written.write(tmp_path, FP32)
+    model = tmp_path / "model.py"
+    text = model.read_text(encoding="utf-8").replace("nn.Sequential(", "Moody(", 1)
+    moody = (
+        "class Moody(nn.Sequential):\n"
+        "    def forward(self, x):\n"
+        "        import torch\n"
+        "        sign = -1 if torch.compiler.is_exporting() else 1\n"
+        "        return sign * super().forward(x)\n\n\n"
+    )
+    model.write_text(text.replace("def build_model", moody + "def build_model"), "utf-8")
+    (outcome,) = build(plans.load(path), data_folder)
+    assert outcome.status == "failed"
+    assert "drifts from the torch module" in outcome.reason
+
+
 def test_the_faster_runtime_is_chosen(ladder: Ladder) -> None:
     for outcome in ladder.outcomes.values():
         assert outcome.manifest is not None and outcome.manifest.profile is not None

@@ -1,6 +1,7 @@
 """The manifest: its one serialised form, its identity, and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,15 @@ from hypothesis import strategies as st
 
 from variants import manifest as manifests
 from variants.errors import Invalid
+from variants.evidence import (
+    Agreement,
+    Cascade,
+    Drift,
+    Evaluation,
+    Interval,
+    LayerSensitivity,
+    WorstClass,
+)
 from variants.manifest import Artifact, Manifest, Step
 from variants.profile import Accuracy, Profile, Quantiles
 
@@ -56,6 +66,33 @@ MANIFEST = Manifest(
     build_key="c" * 64,
     build_s=12.5,
     created_at="2026-01-02T03:04:05+00:00",
+    evaluation=Evaluation(
+        calibration_error=0.03,
+        worst_class=WorstClass(label="shirt", accuracy=Accuracy.of(730, 1000)),
+        agreement=Agreement(
+            reference="fp32",
+            n=10_000,
+            flips=Interval(value=0.05, low=0.046, high=0.055),
+            right_to_wrong=210,
+            wrong_to_right=190,
+            difference=Interval(value=-0.002, low=-0.006, high=0.002),
+            mcnemar_p=0.34,
+        ),
+        drift=Drift(rows=256, max_abs_difference=1e-5, same_answer_ratio=1.0, limit=0.5),
+    ),
+    sensitivity=(LayerSensitivity(layer="conv1", metric="relative_output_error", value=0.01),),
+    cascades=(
+        Cascade(
+            first="distilled-int8",
+            then="fp32",
+            threshold=0.9,
+            max_drop_points=0.5,
+            n=5000,
+            escalation=Interval(value=0.2, low=0.19, high=0.21),
+            accuracy=Interval(value=0.92, low=0.91, high=0.93),
+            latency_s=0.0008,
+        ),
+    ),
 )
 
 
@@ -70,6 +107,14 @@ def test_serialised_form_equals_the_golden_file() -> None:
 
 def test_golden_file_reads_back_as_the_same_manifest() -> None:
     assert manifests.loads(GOLDEN.read_bytes()) == MANIFEST
+
+
+def test_a_manifest_from_before_there_were_evaluations_still_loads() -> None:
+    data = json.loads(GOLDEN.read_bytes())
+    for later in ("evaluation", "sensitivity", "cascades"):
+        del data[later]
+    old = manifests.loads(json.dumps(data).encode())
+    assert old == replace(MANIFEST, evaluation=None, sensitivity=(), cascades=())
 
 
 json_values = st.recursive(

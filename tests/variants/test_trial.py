@@ -96,6 +96,15 @@ def test_a_sound_file_is_measured_and_scored(request_: Request) -> None:
     assert shares[-1] == 1.0
 
 
+def test_scores_come_back_where_they_are_asked_for(request_: Request) -> None:
+    assert trial.run(request_).scores == {}
+    scores = trial.run(replace(request_, keep_scores=True)).scores["test"]
+    rows = models.tiny_evaluation(100, wrong=10)
+    assert scores.dtype == np.float32
+    assert np.allclose(scores, models.tiny_logits(rows.inputs["x"]), atol=1e-5)
+    assert int((scores.argmax(axis=1) == rows.labels).sum()) == 90
+
+
 def test_every_installed_runtime_is_measured_and_the_fastest_chosen(request_: Request) -> None:
     result = trial.run(replace(request_, runtimes=runtimes.installed(), evaluations={}))
     assert tuple(p.runtime for p in result.profiles) == runtimes.installed()
