@@ -180,6 +180,7 @@ class _Run:
             build_s=(ended - started).total_seconds(),
             created_at=ended.isoformat(timespec="seconds"),
             evaluation=evaluated,
+            sensitivity=made.sensitivity,
         )
         self._folder.store.put_manifest(manifest)
         record = BuildRecord(

@@ -17,6 +17,7 @@ from compressors.plan import Recipe, TypedStep
 from compressors.records import Records
 from compressors.source import Source
 from variants.errors import Invalid
+from variants.evidence import LayerSensitivity
 from variants.measure import Progress
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ class Made:
 
     `answers` are the torch module's scores on the first selection rows, `[rows, classes] float32`,
     where the file was exported now; `exact` tells whether the file is to give the same.
+    `sensitivity` is what techniques measured of single layers on the way.
     """
 
     path: Path
     answers: NDArray[np.float32] | None = None
     exact: bool = False
+    sensitivity: tuple[LayerSensitivity, ...] = ()
 
 
 class Workshop:
@@ -69,7 +72,8 @@ class Workshop:
 
     def __init__(self, source: Source, bench: Bench, records: Records) -> None:
         self._source = source
-        self.bench = bench
+        self._noted: list[LayerSensitivity] = []
+        self.bench = replace(bench, note_sensitivity=self._note)
         self._records = records
 
     def make(self, recipe: Recipe, key: str, parent: Built | None, phase: Phase) -> Made:
@@ -77,6 +81,7 @@ class Workshop:
 
         Raises whatever a technique, the exporter or the user's functions raise.
         """
+        self._noted.clear()
         at = self.bench.scratch / "start.onnx"
         answers = None
         if self._source.onnx is not None and parent is None:
@@ -93,7 +98,10 @@ class Workshop:
         for number, step in enumerate(recipe.steps_on("onnx")):
             at = self.convert(step, at, self.bench.scratch / f"step-{number}.onnx", phase)
         exact = all(step.technique == "fp32" for step in recipe.steps_on("onnx"))
-        return Made(path=at, answers=answers, exact=exact)
+        return Made(path=at, answers=answers, exact=exact, sensitivity=tuple(self._noted))
+
+    def _note(self, layer: str, metric: str, value: float) -> None:
+        self._noted.append(LayerSensitivity(layer=layer, metric=metric, value=value))
 
     def anatomy(self) -> Anatomy:
         """What the source's model is made of."""
