@@ -13,6 +13,7 @@ Map
 - `resize.py`      a module in the sizes of stored weights
 - `export.py`      torch module to ONNX with a dynamic batch
 - `onnx_weights.py` the weights of an exported file and smaller forms to keep them in
+- `rounded_layers.py` layers that train with rounded weights and export as integers
 - `quantised.py`   static int8 by ONNX Runtime's quantiser and by NNCF
 - `sensitivity.py` how much the answers change when one layer alone is changed
 - `techniques/`    one file per technique; the file name is the registration

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressors import onnx_weights
 from variants.spec import ModelSpec
 
 if TYPE_CHECKING:
+    import onnx
     from torch import nn
 
 OPSET = 20
@@ -21,6 +23,7 @@ _LIMIT = 1024
 
 def export(model: "nn.Module", spec: ModelSpec, path: Path) -> None:
     """Write `model` to `path`. The example batch is 2, because 1 would be specialised away."""
+    import onnx
     import torch
 
     model.eval()
@@ -42,21 +45,19 @@ def export(model: "nn.Module", spec: ModelSpec, path: Path) -> None:
             opset_version=OPSET,
             verbose=False,
         )
-    _forget_origins(path)
+    written = onnx.load(path)
+    _forget_origins(written)
+    onnx.save(onnx_weights.narrow(written), path)
 
 
-def _forget_origins(path: Path) -> None:
+def _forget_origins(model: "onnx.ModelProto") -> None:
     """Drop the source lines and paths that the exporter notes beside every node: a fifth of a
     small file, and nobody's business who downloads it.
     """
-    import onnx
-
-    model = onnx.load(path)
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         del part.metadata_props[:]
         part.doc_string = ""
-    onnx.save(model, path)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ onnx.save(model, path)
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 OPSET_OF_BLOCKS = 21
 """The first opset with 4-bit integers and with one scale per block (DequantizeLinear-21)."""
+_DIGITS_PAY = 4096
+"""Elements from which the nodes that take digits apart are smaller than what those save."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,3 +168,79 @@ def raise_opset(model: "onnx.ModelProto", least: int) -> "onnx.ModelProto":
 
     have = next((x.version for x in model.opset_import if x.domain in ("", "ai.onnx")), least)
     return model if have >= least else version_converter.convert_version(model, least)
+
+
+def narrow(model: "onnx.ModelProto", min_elements: int = 256) -> "onnx.ModelProto":
+    """The model with int8 weights in the fewest bits that hold them: 1, 1.6 or 4, or as they were.
+
+    What is in the graph widens them to int8 again, which runtimes do once, as they load the file,
+    so the integer kernels stay. Nothing but the form of storage changes.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for tensor in list(model.graph.initializer):
+        if tensor.name not in read or tensor.data_type != TensorProto.INT8:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size < min_elements:
+            continue
+        if np.abs(values).max() <= 1 and values.size >= _DIGITS_PAY:
+            _store_digits(model, tensor.name, values, base=3 if (values == 0).any() else 2)
+        elif values.min() >= -8 and values.max() <= 7:
+            model = raise_opset(model, OPSET_OF_BLOCKS)
+            _store_int4(model, tensor.name, values)
+    return model
+
+
+def _store_int4(model: "onnx.ModelProto", name: str, values: NDArray[np.int8]) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
+    tensor = numpy_helper.from_array(values.astype(kind), f"{name}.int4")
+    cast = helper.make_node("Cast", [tensor.name], [name], to=TensorProto.INT8)
+    replace(model, name, [tensor], [cast])
+
+
+def _store_digits(
+    model: "onnx.ModelProto", name: str, values: NDArray[np.int8], base: Literal[2, 3]
+) -> None:
+    """Keep −1 and 1 as eight bits a byte, or −1, 0 and 1 as five digits to base 3 a byte.
+
+    A table gives each byte's values; BitShift is no way, for OpenVINO 2026.4 shifts wrongly.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    digits = {2: 8, 3: 5}[base]
+    powers = base ** np.arange(digits)
+    found = (np.arange(base**digits)[:, None] // powers) % base
+    table = (found * 2 - 1 if base == 2 else found - 1).astype(np.int8)
+    flat = values.ravel().astype(np.int64)
+    flat = (flat + 1) // 2 if base == 2 else flat + 1
+    padded = np.pad(flat, (0, -len(flat) % digits)).reshape(-1, digits)
+    tensors = {
+        "bytes": (padded * powers).sum(axis=1).astype(np.uint8),
+        "shape": np.array(values.shape, np.int64),
+        "start": np.array([0], np.int64),
+        "end": np.array([values.size], np.int64),
+        "flat": np.array([-1], np.int64),
+        "table": table,
+    }
+
+    def at(key: str) -> str:
+        return f"digits.{base}.table" if key == "table" else f"{name}.{key}"
+
+    there = {tensor.name for tensor in model.graph.initializer}
+    nodes = [
+        helper.make_node("Cast", [at("bytes")], [at("index")], to=TensorProto.INT32),
+        helper.make_node("Gather", [at("table"), at("index")], [at("digits")], axis=0),
+        helper.make_node("Reshape", [at("digits"), at("flat")], [at("padded")]),
+        helper.make_node("Slice", [at("padded"), at("start"), at("end")], [at("all")]),
+        helper.make_node("Reshape", [at("all"), at("shape")], [name]),
+    ]
+    stored = [
+        numpy_helper.from_array(value, at(key))
+        for key, value in tensors.items()
+        if at(key) not in there
+    ]
+    replace(model, name, stored, nodes)

@@ -27,7 +27,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {"bits": (8, 4)}
 WORKS_ON: Literal["onnx"] = "onnx"
 REQUIRES: tuple[str, ...] = ("onnx",)
 
-_SHRINK = {8: (1.0,), 4: tuple(np.linspace(0.6, 1.0, 9))}
+_SHRINK = np.linspace(0.3, 1.0, 15)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +82,7 @@ def convert(source: Path, target: Path, config: Config, bench: Bench) -> None:
     onnx.save(model, target)
 
 
-def quantise(
-    rows: NDArray[np.float32], bits: Literal[8, 4]
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantise(rows: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Integers `[n, k]` and scales `[n]` of `rows` `[n, k]`, each row with the best of its scales.
 
     The integers are from −(2^(bits−1) − 1) to 2^(bits−1) − 1, symmetric about 0.
@@ -93,7 +91,7 @@ def quantise(
     largest = np.maximum(np.abs(rows).max(axis=1), np.finfo(np.float32).tiny * top)
     best = np.full(len(rows), np.inf, np.float32)
     scale = np.ones(len(rows), np.float32)
-    for shrink in _SHRINK[bits]:
+    for shrink in _SHRINK if bits < 8 else (1.0,):
         step = (largest * shrink / top).astype(np.float32)
         near = np.clip(np.rint(rows / step[:, None]), -top, top) * step[:, None]
         error = ((near - rows) ** 2).sum(axis=1)

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,15 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     pytest.importorskip("onnxscript")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     return trained.toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A task on which bits count: a narrow network that is right nine times of ten."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    return trained.hard(tmp_path_factory.mktemp("hard"))
 
 
 @pytest.mark.parametrize(
@@ -166,3 +176,111 @@ def test_a_plan_cannot_keep_every_layer_in_float(toy: Trained) -> None:
     found = anatomy.of_onnx(toy.path)
     assert int8.unsuitable(found, int8.Config(keep_float=2)) == ""
     assert "leaves none of 3 layers" in int8.unsuitable(found, int8.Config(keep_float=3))
+
+
+def _right(hard: Trained, module: Any) -> float:
+    """Share of the test rows that the module gets right in torch."""
+    return float((_logits(hard, module).argmax(1) == hard.bench.data.test.labels).mean())
+
+
+def _logits(hard: Trained, module: Any) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        found = module(torch.from_numpy(hard.bench.data.test.inputs["image"]))
+    return np.asarray(found.numpy())
+
+
+def test_training_with_the_rounding_beats_rounding_afterwards_at_equal_bits(
+    hard: Trained, tmp_path: Path
+) -> None:
+    afterwards = hard.compressed("qat", bits=2, epochs=0)
+    trained_so = hard.compressed("qat", bits=2, epochs=2, learning_rate=0.05)
+    assert _right(hard, trained_so) > _right(hard, afterwards) + 0.03
+    path = hard.exported(trained_so, tmp_path / "qat.onnx")
+    for runtime in RUNTIMES:
+        assert hard.accuracy(path, runtime) == pytest.approx(_right(hard, trained_so), abs=0.01)
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 0.27), (4, 0.15), (2, 0.07)])
+def test_rounded_weights_are_stored_in_their_bits_and_serve_as_they_were_trained(
+    toy: Trained, tmp_path: Path, bits: int, size: float
+) -> None:
+    module = toy.compressed("qat", bits=bits, epochs=0.5, learning_rate=0.01)
+    path = toy.exported(module, tmp_path / "qat.onnx")
+    assert path.stat().st_size < size * toy.path.stat().st_size
+    here = _logits(toy, module)
+    for runtime in RUNTIMES:
+        there = trained.answers(path, runtime, toy.bench.data.test.inputs)
+        assert np.abs(there - here).max() < 0.02 * np.abs(here).max()
+
+
+@pytest.mark.parametrize(
+    ("technique", "config"),
+    [("qat", {"bits": 4}), ("binary", {"kind": "binary"}), ("binary", {"kind": "ternary"})],
+)
+def test_stored_weights_fill_a_rebuilt_module(
+    hard: Trained, tmp_path: Path, technique: str, config: dict[str, object]
+) -> None:
+    import torch
+
+    from compressors import techniques, weights
+
+    module = hard.compressed(technique, epochs=0.1, **config)
+    weights.save(module, tmp_path / "kept.safetensors")
+    found = techniques.find(technique)
+    assert found.WORKS_ON == "torch"
+    shapes = weights.shapes(tmp_path / "kept.safetensors")
+    fresh = found.rebuild(hard.module, found.Config(epochs=0.1, **config), shapes, hard.bench)
+    weights.load(fresh, tmp_path / "kept.safetensors")
+    assert np.array_equal(_logits(hard, fresh), _logits(hard, module))
+    assert not torch.equal(hard.module[0].weight, fresh.get_parameter("0.weight"))
+
+
+def test_batch_normalisation_is_folded_without_a_change_of_the_answers(hard: Trained) -> None:
+    import torch
+    from torch import nn
+
+    from compressors import rounded_layers
+
+    folded = rounded_layers.without_batch_norms(hard.module, (torch.zeros(2, 1, 8, 8),))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert np.allclose(_logits(hard, folded), _logits(hard, hard.module), atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("binary", 0.06), ("ternary", 0.08)])
+def test_one_bit_weights_need_training_and_are_stored_as_bits(
+    toy: Trained, hard: Trained, tmp_path: Path, kind: str, size: float
+) -> None:
+    raw = hard.compressed("binary", kind=kind, epochs=0)
+    taught = hard.compressed("binary", kind=kind, epochs=2, learning_rate=0.05)
+    assert _right(hard, taught) > _right(hard, raw) + 0.05
+    assert _right(hard, taught) > _right(hard, hard.module) - 0.06
+    module = toy.compressed("binary", kind=kind, epochs=1)
+    path = toy.exported(module, tmp_path / "bits.onnx")
+    assert path.stat().st_size < size * toy.path.stat().st_size
+    here = _logits(toy, module)
+    for runtime in RUNTIMES:
+        there = trained.answers(path, runtime, toy.bench.data.test.inputs)
+        assert np.abs(there - here).max() < 0.02 * np.abs(here).max()
+
+
+def test_rounding_comes_last_in_a_chain(tmp_path: Path) -> None:
+    pytest.importorskip("torch_pruning")
+    from compressors.build import build
+    from variants.data_folder import open_data_folder
+
+    recipes = f"""{trained.ONLY_FP32}
+[[recipe]]
+name = "small"
+steps = [
+  {{ technique = "pruned", ratio = 0.5, round_to = 4, epochs = 0.5 }},
+  {{ technique = "qat", bits = 4, epochs = 0.5 }},
+]
+"""
+    plan = plans.load(written.write(tmp_path, recipes))
+    with open_data_folder(tmp_path / "data") as folder:
+        fp32, small = build(plan, folder)
+    assert fp32.manifest is not None and small.manifest is not None, small.reason
+    assert small.manifest.artifact.size_bytes < 0.1 * fp32.manifest.artifact.size_bytes
+    assert small.manifest.accuracy is not None and small.manifest.accuracy.value > 0.9

@@ -44,6 +44,12 @@ class Trained:
         assert technique.WORKS_ON == "torch"
         return technique.compress(self.module, technique.Config(**config), self.bench)
 
+    def exported(self, module: Any, target: Path) -> Path:
+        """The module's file, checked like an upload."""
+        export.export(module, self.bench.spec, target)
+        artifact.check_onnx(target)
+        return target
+
     def calibrated_with(self, rows: Tensors) -> "Trained":
         """The same with other calibration rows."""
         data = replace(self.bench.data, calibration=rows)
@@ -81,6 +87,68 @@ def toy(root: Path) -> Trained:
     training.fit(module, bench, epochs=2, learning_rate=plan.train.learning_rate)
     export.export(module, source.spec, root / "toy.onnx")
     return Trained(module=module, path=root / "toy.onnx", bench=bench)
+
+
+def hard(root: Path) -> Trained:
+    """A narrow network with batch normalisation and an addition, on patterns in heavy noise."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(4)
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+            self.norm = nn.BatchNorm2d(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.relu(x + self.norm(self.conv(x)))
+
+    module = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Beside(),
+        Beside(),
+        nn.Conv2d(8, 8, 3, stride=2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, 16),
+        nn.ReLU(),
+        nn.Linear(16, 10),
+    )
+    random = np.random.default_rng(8)
+    patterns = random.random((10, 1, 8, 8))
+
+    def rows(n: int) -> EvaluationSet:
+        labels = random.integers(0, 10, n)
+        images = patterns[labels] + random.normal(scale=0.6, size=(n, 1, 8, 8))
+        return EvaluationSet(inputs={"image": images.astype(np.float32)}, labels=labels)
+
+    train = rows(4096)
+    bench = Bench(
+        spec=ModelSpec(
+            name="hard",
+            task="classification",
+            inputs=(TensorSpec(name="image", dtype="float32", shape=(1, 8, 8)),),
+            outputs=(TensorSpec(name="logits", dtype="float32", shape=(10,)),),
+        ),
+        data=Data(
+            train=train,
+            selection=rows(500),
+            test=rows(2000),
+            calibration={"image": train.inputs["image"][:256]},
+        ),
+        user=None,
+        train=Train(batch_size=64),
+        seed=1,
+        scratch=root,
+    )
+    training.fit(module, bench, epochs=4, learning_rate=0.1)
+    export.export(module, bench.spec, root / "hard.onnx")
+    return Trained(module=module, path=root / "hard.onnx", bench=bench)
 
 
 def with_outlier_channels(root: Path) -> Trained:
