@@ -58,6 +58,19 @@ class Anatomy:
         return tuple(x for x in self.layers if x.spatial and x.groups == 1)
 
 
+def no_convolution(anatomy: Anatomy, min_channels: int) -> str:
+    """Why no convolution can be factorised, or nothing."""
+    if not anatomy.convolutions:
+        return "it has no convolution over more than one place that mixes channels"
+    widest = max(min(layer.inputs, layer.outputs) for layer in anatomy.convolutions)
+    if widest < min_channels:
+        return (
+            f"no convolution has {min_channels} inputs and outputs (min_channels); "
+            f"the widest has {widest}"
+        )
+    return ""
+
+
 def of_module(model: "nn.Module") -> Anatomy:
     """The anatomy of a torch module."""
     from torch import nn

@@ -4,33 +4,34 @@ W ≈ (U_r Σ_r^½)(Σ_r^½ V_rᵀ) is the best rank-r approximation in the Frob
 C. Eckart and G. Young, "The approximation of one matrix by another of lower rank" (1936).
 """
 
-import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from compressors import training
+from compressors import factors, ranks, training
 from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from compressors.techniques import Shapes
-from variants.errors import Invalid
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 FAMILY: Literal["tensorisation"] = "tensorisation"
 GUIDE = "For wide linear layers, such as those of transformers or old convolutional networks."
 HARDWARE = "any"
-KNOBS: dict[str, tuple[Any, ...]] = {"max_rank_ratio": (0.06, 0.125, 0.25, 0.5)}
 WORKS_ON: Literal["torch"] = "torch"
-REQUIRES: tuple[str, ...] = ("torch",)
+REQUIRES: tuple[str, ...] = ("torch", "scipy")
+KNOBS: dict[str, tuple[Any, ...]] = {"max_rank_ratio": (0.06, 0.125, 0.25, 0.5)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Which rank, and how long the factors are trained.
 
+    `rank_by`: `energy`, at most `max_rank_ratio`; `ratio`: that ratio itself; `vbmf`: what stands
+    out of noise; `sensitivity`: as many weights as `ratio` leaves, where answers need them most.
     `energy`: smallest rank whose squared singular values hold this share of the sum, from 0 to 1.
     `max_rank_ratio`: rank at most this share of the full rank, from 0 to 1.
     `min_features`: layers with fewer inputs or outputs stay whole.
@@ -39,6 +40,7 @@ class Config:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
+    rank_by: Literal["energy", "ratio", "vbmf", "sensitivity"] = "energy"
     energy: Annotated[float, Field(gt=0, le=1)] = 0.9
     max_rank_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     min_features: Annotated[int, Field(ge=2)] = 32
@@ -62,73 +64,78 @@ def compress(model: "nn.Module", config: Config, bench: Bench) -> "nn.Module":
 
     Raises `Invalid` where no layer becomes smaller.
     """
-    smaller = _factorised(model, config)
+    kind = method(config)
+    chosen = factors.chosen(
+        model,
+        kind,
+        factors.Wanted(rank_by=config.rank_by, energy=config.energy, share=config.max_rank_ratio),
+        bench,
+        "low_rank",
+    )
+    if config.rank_by == "energy":
+        limits = {name: kind.at(layer, config.max_rank_ratio) for name, layer in kind.layers(model)}
+        chosen = {name: min(of, limits[name]) for name, of in chosen.items()}
+    smaller = factors.replaced(model, kind, chosen)
     training.fit(smaller, bench, epochs=config.epochs, learning_rate=config.learning_rate)
     return smaller
 
 
 def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) -> "nn.Module":
-    """The factors again, from the parent's weights."""
-    del shapes, bench
-    return _factorised(model, config)
+    """Factors of the stored ranks."""
+    del bench
+    return factors.rebuilt(model, method(config), shapes)
 
 
-def _factorised(model: "nn.Module", config: Config) -> "nn.Module":
+def method(config: Config) -> factors.Method:
+    """Two linear layers for one."""
+    return replace(METHOD, suits=lambda layer: _suits(layer, config))
+
+
+def _suits(layer: Any, config: Config) -> bool:
     from torch import nn
 
-    smaller = copy.deepcopy(model)
-    changed = False
-    for name, layer in list(smaller.named_modules()):
-        if not isinstance(layer, nn.Linear) or not name:
-            continue
-        if (factors := factorise(layer, config)) is not None:
-            owner, _, attribute = name.rpartition(".")
-            setattr(smaller.get_submodule(owner), attribute, factors)
-            changed = True
-    if not changed:
-        raise Invalid("no linear layer becomes smaller at this rank")
-    return smaller
+    return (
+        isinstance(layer, nn.Linear)
+        and min(layer.in_features, layer.out_features) >= config.min_features
+    )
 
 
-def factorise(layer: "nn.Linear", config: Config) -> "nn.Sequential | None":
-    """Two thin layers for `layer`, or None where they would not hold fewer weights."""
+def _at(layer: Any, share: float) -> factors.Ranks:
+    return (max(1, int(min(layer.in_features, layer.out_features) * share)),)
+
+
+def _form(layer: Any, of: factors.Ranks) -> "nn.Module":
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Linear(layer.in_features, of[0], bias=False),
+        nn.Linear(of[0], layer.out_features, bias=layer.bias is not None),
+    )
+
+
+def _fill(form: Any, layer: Any) -> None:
     import torch
-    from torch import nn
 
-    full = min(layer.in_features, layer.out_features)
-    if full < config.min_features:
-        return None
+    first, second = form
+    left, values = ranks.singular(layer.weight)
+    rank = first.out_features
     with torch.no_grad():
-        left, values = _left_singular(layer.weight)
-        rank = min(rank_for(values, config.energy), max(1, int(full * config.max_rank_ratio)))
-        if rank * (layer.in_features + layer.out_features) >= layer.weight.numel():
-            return None
-        first = nn.Linear(layer.in_features, rank, bias=False)
-        second = nn.Linear(rank, layer.out_features, bias=layer.bias is not None)
         root = values[:rank].sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         first.weight.copy_((left[:, :rank].T @ layer.weight) / root[:, None])
         second.weight.copy_(left[:, :rank] * root)
         if layer.bias is not None:
             second.bias.copy_(layer.bias)
-    return nn.Sequential(first, second)
 
 
-def _left_singular(weight: "Tensor") -> "tuple[Tensor, Tensor]":
-    """Left singular vectors `[out, k]` and singular values `[k]`, falling.
-
-    From the eigenvectors of W Wᵀ, several times faster than a full decomposition; what squaring
-    loses lies in the smallest values, which are cut off anyway.
-    """
-    import torch
-
-    squares, vectors = torch.linalg.eigh(weight @ weight.T)
-    kept = min(weight.shape)
-    return vectors.flip(1)[:, :kept], squares.flip(0)[:kept].clamp_min(0).sqrt()
+def _stored(shapes: Mapping[str, tuple[int, ...]]) -> factors.Ranks:
+    return (shapes["0.weight"][0],)
 
 
-def rank_for(values: "Tensor", energy: float) -> int:
-    """The smallest r with Σ_{i≤r} σᵢ² ≥ energy × Σ σᵢ²; `values` `[k]`, falling."""
-    import torch
-
-    shares = torch.cumsum(values.double() ** 2, dim=0)
-    return min(len(values), int((shares < energy * shares[-1]).sum()) + 1)
+METHOD = factors.Method(
+    suits=lambda layer: _suits(layer, Config()),
+    at=_at,
+    form=_form,
+    fill=_fill,
+    stored=_stored,
+    unfoldings=lambda layer: [layer.weight.detach()],
+)

@@ -89,7 +89,7 @@ def test_every_variant_still_classifies(ladder: Ladder) -> None:
 
 def test_energy_chooses_the_smallest_sufficient_rank() -> None:
     torch = pytest.importorskip("torch")
-    from compressors.techniques.low_rank import rank_for
+    from compressors.ranks import rank_for
 
     values = torch.tensor([3.0, 2.0, 1.0, 0.0])  # squares 9, 4, 1, 0 of 14
     assert [rank_for(values, energy) for energy in (0.5, 0.9, 0.95, 1.0)] == [1, 2, 3, 3]
@@ -97,14 +97,15 @@ def test_energy_chooses_the_smallest_sufficient_rank() -> None:
 
 def test_full_rank_factors_give_the_same_answers() -> None:
     torch = pytest.importorskip("torch")
+    from compressors import ranks
     from compressors.techniques import low_rank
 
     torch.manual_seed(0)
     layer = torch.nn.Linear(64, 48)
     with torch.no_grad():  # rank 5, so that the product of two thin layers is exact
         layer.weight.copy_(torch.randn(48, 5) @ torch.randn(5, 64))
-    factors = low_rank.factorise(layer, low_rank.Config(energy=1 - 1e-6, max_rank_ratio=1.0))
-    assert factors is not None
+    factors = low_rank.METHOD.made(layer, (ranks.by_energy(layer.weight, 1 - 1e-6),))
+    assert factors[0].out_features == 5
     rows = torch.randn(8, 64)
     assert torch.allclose(layer(rows), factors(rows), atol=1e-3)
 
