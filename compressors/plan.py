@@ -14,10 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     TypeAdapter,
     ValidationError,
 )
@@ -49,15 +48,13 @@ class TextTable(_Table):
     """Every text is cut or padded to this length, which is the inputs' shape."""
 
 
-def _kind(value: Any) -> str:
-    """Pictures, unless stated otherwise."""
-    found = value.get("kind", "image") if isinstance(value, dict) else value.kind
-    return str(found)
+def _with_kind(value: Any) -> Any:
+    """A table that does not say its kind is about pictures."""
+    return {"kind": "image", **value} if isinstance(value, dict) else value
 
 
 PreprocessTable = Annotated[
-    Annotated[ImagePreprocess, Tag("image")] | Annotated[TextTable, Tag("text")],
-    Discriminator(_kind),
+    ImagePreprocess | TextTable, Field(discriminator="kind"), BeforeValidator(_with_kind)
 ]
 
 

@@ -89,7 +89,9 @@ def _keys_beside(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str
     here: Any = schema
     for part in loc[:-1]:
         here = _resolve(schema, here)
-        if isinstance(part, int):
+        if part in (forms := here.get("discriminator", {}).get("mapping", {})):
+            here = {"$ref": forms[part]}
+        elif isinstance(part, int):
             here = here.get("items", {})
         else:
             here = here.get("properties", {}).get(part, {})
@@ -99,7 +101,7 @@ def _keys_beside(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str
 def _resolve(schema: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
     """Follow a `$ref`, or the first object alternative of an `anyOf`."""
     for option in here.get("anyOf", ()):
-        if "$ref" in option or "properties" in option:
+        if option.keys() & {"$ref", "properties", "discriminator"}:
             here = option
             break
     if "$ref" in here:

@@ -68,8 +68,12 @@ def test_a_plan_for_pictures_keeps_its_identity(tmp_path: Path) -> None:
         (f'{{ {KIND}, tokenizer = "rows.npz", max_tokens = 8 }}', ["not a usable tokenizer"]),
         (f'{{ {KIND}, tokenizer = "words.json", max_tokens = 1 }}', ["greater than or equal to 2"]),
         (f'{{ {KIND}, tokenizer = "words.json" }}', ["max_tokens", "required"]),
-        (f'{{ {KIND}, tokenizer = "words.json", max_token = 8 }}', ["max_token"]),
+        (
+            f'{{ {KIND}, tokenizer = "words.json", max_tokens = 8, toknizer = 1 }}',
+            ["unknown key", "'tokenizer'"],
+        ),
         ('{ kind = "sound" }', ["sound", "image", "text"]),
+        ('"text"', ["dictionary", "'text'"]),
         ('{ mode = "CMYK" }', ["mode", "CMYK"]),
     ],
 )
