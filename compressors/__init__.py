@@ -12,6 +12,8 @@ Map
 - `weights.py`     torch weights as safetensors, so that a later build can go on from them
 - `resize.py`      a module in the sizes of stored weights
 - `factors.py`     layers in factors: ranks for each layer, and the same form again (`ranks.py`)
+- `blocks.py`      blocks that can be left out
+- `retrain.py`     fine-tuning towards the parent's answers
 - `gauge.py`       how far a change moves the answers on calibration rows
 - `export.py`      torch module to ONNX with a dynamic batch
 - `onnx_weights.py` the weights of an exported file and smaller forms to keep them in

@@ -7,9 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from compressors import blocks
+
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +42,14 @@ class Anatomy:
 
     `repeated_blocks` counts the modules, in lists and sequences, whose weights have the same
     shapes as those of the one before and whose output has the shape of their input as far as
-    weights tell; `attention_layers` those with query, key and value.
+    weights tell; `attention_layers` those with query, key and value; `droppable_blocks` those that
+    `blocks.droppable` finds by running the model.
     """
 
     layers: tuple[Layer, ...]
     repeated_blocks: int = 0
     attention_layers: int = 0
+    droppable_blocks: int = 0
 
     @property
     def linear(self) -> tuple[Layer, ...]:
@@ -71,8 +75,8 @@ def no_convolution(anatomy: Anatomy, min_channels: int) -> str:
     return ""
 
 
-def of_module(model: "nn.Module") -> Anatomy:
-    """The anatomy of a torch module."""
+def of_module(model: "nn.Module", example: "tuple[Tensor, ...]" = ()) -> Anatomy:
+    """The anatomy of a torch module; `example` inputs let it find the droppable blocks."""
     from torch import nn
 
     layers = []
@@ -104,6 +108,7 @@ def of_module(model: "nn.Module") -> Anatomy:
         layers=tuple(layers),
         repeated_blocks=sum(len(names) for _, names in repeated(model)),
         attention_layers=attention,
+        droppable_blocks=len(blocks.droppable(model, example)) if example else 0,
     )
 
 

@@ -163,7 +163,7 @@ def by_size(sizes: Callable[[float], int], limit: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Option:
+class Option:
     """Ranks for one layer, none for the whole layer, what they weigh and what they do."""
 
     of: Ranks | None
@@ -182,7 +182,7 @@ def _by_sensitivity(
     model = copy.deepcopy(model).eval()
     gauge = Gauge(model, bench)
     budget = 0
-    options: dict[str, list[_Option]] = {}
+    options: dict[str, list[Option]] = {}
     for name, layer in list(method.layers(model)):
         whole = count(layer)
         budget += min(whole, count(method.form(layer, method.at(layer, share))))
@@ -192,16 +192,16 @@ def _by_sensitivity(
             if count(form) < whole:
                 model.set_submodule(name, form)
                 harm = gauge.divergence(model)
-                options[name].append(_Option(of=of, weights=count(form), harm=harm))
+                options[name].append(Option(of=of, weights=count(form), harm=harm))
         model.set_submodule(name, layer)
         if options[name]:
             gauge.note(technique, name, options[name][-1].harm)
-        options[name].append(_Option(of=None, weights=whole, harm=0.0))
+        options[name].append(Option(of=None, weights=whole, harm=0.0))
     best = allocated(options, budget)
     return {name: option.of for name, option in best.items() if option.of is not None}
 
 
-def allocated(options: Mapping[str, list[_Option]], budget: int) -> dict[str, _Option]:
+def allocated(options: Mapping[str, list[Option]], budget: int) -> dict[str, Option]:
     """One option for each layer, together within `budget` weights where the smallest are."""
     now = {name: min(of_layer, key=lambda o: o.weights) for name, of_layer in options.items()}
     while True:

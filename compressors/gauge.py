@@ -10,17 +10,19 @@ if TYPE_CHECKING:
 ROWS = 256
 
 
+def example(bench: Bench, rows: int = 2) -> "tuple[Tensor, ...]":
+    """So many calibration rows of each input, in the order of the inputs."""
+    import torch
+
+    return tuple(torch.from_numpy(bench.data.calibration[t.name][:rows]) for t in bench.spec.inputs)
+
+
 class Gauge:
     """The answers of a model, to hold those of a changed one against."""
 
     def __init__(self, model: "nn.Module", bench: Bench) -> None:
-        import torch
-
         self._bench = bench
-        self._inputs = [
-            torch.from_numpy(bench.data.calibration[tensor.name][:ROWS])
-            for tensor in bench.spec.inputs
-        ]
+        self._inputs = example(bench, ROWS)
         self._before = self._answers(model)
 
     def divergence(self, changed: "nn.Module") -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from compressors import anatomy, export, techniques, training, weights
+from compressors import anatomy, export, gauge, techniques, training, weights
 from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from compressors.evaluate import DRIFT_ROWS
@@ -107,7 +107,7 @@ class Workshop:
         """What the source's model is made of."""
         if self._source.onnx is not None:
             return anatomy.of_onnx(self._source.onnx)
-        return anatomy.of_module(self._fresh())
+        return anatomy.of_module(self._fresh(), gauge.example(self.bench))
 
     def convert(self, step: TypedStep, source: Path, target: Path, phase: Phase) -> Path:
         """Write what one step makes of the file `source` to `target`, which it returns."""

@@ -22,7 +22,7 @@ FAMILY: Literal["tensorisation"] = "tensorisation"
 GUIDE = "For wide linear layers, such as those of transformers or old convolutional networks."
 HARDWARE = "any"
 WORKS_ON: Literal["torch"] = "torch"
-REQUIRES: tuple[str, ...] = ("torch", "scipy")
+REQUIRES: tuple[str, ...] = ("torch",)
 KNOBS: dict[str, tuple[Any, ...]] = {"max_rank_ratio": (0.06, 0.125, 0.25, 0.5)}
 
 
@@ -46,6 +46,11 @@ class Config:
     min_features: Annotated[int, Field(ge=2)] = 32
     epochs: Annotated[float, Field(ge=0, le=1000)] = 0.5
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Imports beside the technique's own."""
+        return ("scipy",) if self.rank_by == "vbmf" else ()
 
 
 def unsuitable(anatomy: Anatomy, config: Config) -> str:

@@ -17,12 +17,12 @@ from compressors import resize, training
 from compressors.anatomy import Anatomy
 from compressors.bench import Bench
 from compressors.export import quiet
+from compressors.gauge import example
 from compressors.techniques import Shapes
 from variants.errors import Invalid
 from variants.measure import Progress
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 FAMILY: Literal["pruning"] = "pruning"
@@ -131,7 +131,7 @@ class Pruner:
         self._model = model
         self._config = config
         self._bench = bench
-        self._example = _example(bench)
+        self._example = example(bench)
         self._attentions = list(resize.attentions(model))
         self._heads = [attention.num_heads for attention in self._attentions]
         self._turn = 0
@@ -214,13 +214,6 @@ class Pruner:
                 if len(writers) > 1:
                     shared += writers
         return shared
-
-
-def _example(bench: Bench) -> "tuple[torch.Tensor, ...]":
-    """Two calibration rows of each input."""
-    import torch
-
-    return tuple(torch.from_numpy(bench.data.calibration[t.name][:2]) for t in bench.spec.inputs)
 
 
 def _gradients(model: "nn.Module", bench: Bench) -> None:

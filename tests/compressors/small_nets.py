@@ -217,6 +217,14 @@ def tokens() -> Trained:
     )
 
 
+@cache
+def wide() -> tuple[Trained, Path]:
+    """A wider network of the same form, untrained, for times: 96 channels, and its file."""
+    torch.manual_seed(0)
+    x = Trained(model=ImageNet(channels=96).eval(), bench=image().bench)
+    return x, x.onnx(x.model, "wide")
+
+
 def _trained(model: nn.Module, rows: Any, spec: TensorSpec, train: Train) -> Trained:
     torch.manual_seed(0)
     for module in model.modules():

@@ -1,6 +1,7 @@
 """What pruning takes away, what it keeps, and that the least important goes first."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 torch_pruning = pytest.importorskip("torch_pruning")
 
-from compressors import anatomy  # noqa: E402  # torch first, or nothing here can run
+from compressors import anatomy, blocks  # noqa: E402  # torch first, or nothing here can run
 from compressors.anatomy import Anatomy, Layer  # noqa: E402
 from compressors.export import quiet  # noqa: E402
-from compressors.techniques import int8, packed, pruned, sparse  # noqa: E402
+from compressors.gauge import example  # noqa: E402
+from compressors.techniques import drop_layers, int8, packed, pruned, sparse  # noqa: E402
 from tests.compressors import small_nets  # noqa: E402
 from variants import artifact  # noqa: E402
 from variants.errors import Invalid  # noqa: E402
@@ -124,13 +126,11 @@ def test_a_later_build_gives_the_pruned_answers(task: str, settings: dict[str, A
 
 
 def test_half_the_channels_make_the_file_smaller_and_the_runtime_faster() -> None:
-    x = small_nets.image()
-    torch.manual_seed(0)
-    wide = small_nets.ImageNet(channels=96).eval()
-    smaller = _pruned(small_nets.Trained(model=wide, bench=x.bench), ratio=0.5, epochs=0)
-    before, after = x.onnx(wide, "wide"), x.onnx(smaller, "half")
+    x, before = small_nets.wide()
+    smaller = _pruned(x, ratio=0.5, epochs=0)
+    after = x.onnx(smaller, "half")
     assert after.stat().st_size < 0.35 * before.stat().st_size
-    assert small_nets.multiplications(x, smaller) < 0.3 * small_nets.multiplications(x, wide)
+    assert small_nets.multiplications(x, smaller) < 0.3 * small_nets.multiplications(x, x.model)
     assert small_nets.latency_ratio(x, before, after) > 1.5
 
 
@@ -243,3 +243,60 @@ def test_packing_is_refused_where_nothing_is_zero(tmp_path: Path) -> None:
         packed.convert(x.onnx(x.model, "full"), tmp_path / "out.onnx", packed.Config(), x.bench)
     assert "min_elements" in sparse.unsuitable(ONE, sparse.Config())
     assert packed.unsuitable(Anatomy(layers=()), packed.Config()) != ""
+
+
+def _shorter(x: small_nets.Trained, **config: Any) -> Any:
+    return drop_layers.compress(x.model, drop_layers.Config(**config), x.bench)
+
+
+def test_blocks_are_found_by_what_they_keep() -> None:
+    for x, names in ((small_nets.tokens(), "layers"), (small_nets.image(), "blocks")):
+        found = blocks.droppable(x.model, example(x.bench))
+        assert found == [f"{names}.{i}" for i in range(len(found))] and len(found) >= 3
+        assert anatomy.of_module(x.model, example(x.bench)).droppable_blocks == len(found)
+
+
+def test_blocks_that_change_least_leave_more_than_every_other_block() -> None:
+    x = small_nets.image()
+    noted: dict[str, float] = {}
+    bench = replace(
+        x.bench, note_sensitivity=lambda layer, metric, value: noted.update({layer: value})
+    )
+    config = drop_layers.Config(ratio=0.6, epochs=0)
+    measured = drop_layers.compress(x.model, config, bench)
+    alternate = _shorter(x, ratio=0.6, choose="alternate", epochs=0)
+    assert small_nets.count(measured) == small_nets.count(alternate)
+    assert x.accuracy(measured) > x.accuracy(alternate) + 0.2
+    assert sorted(noted) == ["blocks.0", "blocks.1", "blocks.2"]
+
+
+def test_what_is_left_learns_the_work_of_the_dropped_blocks() -> None:
+    x = small_nets.image()
+    raw = _shorter(x, ratio=0.6, epochs=0)
+    for soft_share in (0.0, 0.5):
+        tuned = _shorter(x, ratio=0.6, epochs=1, learning_rate=0.05, soft_share=soft_share)
+        assert x.accuracy(raw) + 0.03 < x.accuracy(tuned) > x.accuracy(x.model) - 0.05
+
+
+def test_half_the_blocks_make_the_runtime_faster() -> None:
+    x, before = small_nets.wide()
+    after = x.onnx(_shorter(x, ratio=0.6, epochs=0), "shorter")
+    assert after.stat().st_size < 0.5 * before.stat().st_size
+    assert small_nets.latency_ratio(x, before, after) > 1.4
+
+
+def test_dropped_blocks_and_then_narrower_ones_rebuild_in_a_later_build() -> None:
+    x = small_nets.tokens()
+    first = drop_layers.Config(ratio=0.5, epochs=0)
+    shorter = drop_layers.compress(x.model, first, x.bench)
+    x.assert_rebuilds(drop_layers, first, x.model, shorter)
+    once_more = drop_layers.compress(shorter, first, x.bench)
+    x.assert_rebuilds(drop_layers, first, shorter, once_more)
+    second = pruned.Config(ratio=0.5, head_ratio=0.5, widths="inner", round_to=4, epochs=0)
+    both = pruned.compress(shorter, second, x.bench)
+    x.assert_rebuilds(pruned, second, shorter, both)
+    assert small_nets.count(both) < small_nets.count(shorter) < 0.6 * small_nets.count(x.model)
+
+
+def test_dropping_is_refused_where_nothing_repeats() -> None:
+    assert "two are needed" in drop_layers.unsuitable(ONE, drop_layers.Config())

@@ -8,9 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("tensorly")
 
-from compressors import anatomy, factors, ranks  # noqa: E402  # torch first, or nothing can run
+from compressors import anatomy, factors, ranks, training  # noqa: E402  # torch first, or nothing can run
 from compressors.anatomy import Anatomy, Layer  # noqa: E402
-from compressors.techniques import cp, low_rank, pruned, tensor_train, tucker  # noqa: E402
+from compressors.techniques import cp, low_rank, pruned, separable, tensor_train, tucker  # noqa: E402
 from tests.compressors import small_nets  # noqa: E402
 
 TRAIN_OF_CONVS: dict[str, Any] = {"layers": "conv", "min_features": 16}
@@ -116,9 +116,9 @@ def test_vbmf_finds_the_rank_under_noise(noise: float) -> None:
 
 
 def test_weights_go_where_they_take_most_harm_away() -> None:
-    def options(*harms: float) -> list[factors._Option]:
+    def options(*harms: float) -> list[factors.Option]:
         return [
-            factors._Option(of=(size,), weights=size, harm=harm)
+            factors.Option(of=(size,), weights=size, harm=harm)
             for size, harm in zip((10, 20, 40), harms, strict=True)
         ]
 
@@ -146,13 +146,11 @@ def test_a_train_of_three_cores_survives_export_and_is_small() -> None:
 
 
 def test_thin_factors_are_faster_on_the_runtime() -> None:
-    x = small_nets.image()
-    torch.manual_seed(0)
-    wide = small_nets.ImageNet(channels=96).eval()
-    smaller = _made(tucker, replace(x, model=wide), size_ratio=0.15, epochs=0)
-    before, after = x.onnx(wide, "wide"), x.onnx(smaller, "tucker")
+    x, before = small_nets.wide()
+    smaller = _made(tucker, x, size_ratio=0.15, epochs=0)
+    after = x.onnx(smaller, "tucker")
     assert after.stat().st_size < 0.3 * before.stat().st_size
-    assert small_nets.multiplications(x, smaller) < 0.3 * small_nets.multiplications(x, wide)
+    assert small_nets.multiplications(x, smaller) < 0.3 * small_nets.multiplications(x, x.model)
     assert small_nets.latency_ratio(x, before, after) > 1.2
 
 
@@ -170,7 +168,7 @@ def test_factors_then_narrower_layers_rebuild_in_a_later_build() -> None:
 
 
 def test_factors_are_refused_where_nothing_suits() -> None:
-    for technique in (tucker, cp):
+    for technique in (tucker, cp, separable):
         assert "no convolution" in technique.unsuitable(LINEAR, technique.Config())
     assert "no convolution" in tensor_train.unsuitable(LINEAR, tensor_train.Config(layers="conv"))
     assert tensor_train.unsuitable(LINEAR, tensor_train.Config()) == ""
@@ -178,3 +176,32 @@ def test_factors_are_refused_where_nothing_suits() -> None:
     assert tucker.unsuitable(image, tucker.Config()) == ""
     assert "24" in tucker.unsuitable(image, tucker.Config(min_channels=64))
     assert "min_features" in low_rank.unsuitable(image, low_rank.Config(min_features=64))
+
+
+def test_separable_convolutions_start_from_the_trained_ones() -> None:
+    x = small_nets.image()
+    config = separable.Config(epochs=2, learning_rate=0.05)
+    taught = separable.compress(x.model, config, x.bench)
+    x.assert_rebuilds(separable, config, x.model, taught)
+    kind = separable.method(config)
+    wanted = {name: (layer.in_channels,) for name, layer in kind.layers(x.model)}
+    torch.manual_seed(1)
+    by_chance = factors.replaced(x.model, replace(kind, fill=lambda form, layer: None), wanted)
+    training.fit(by_chance, x.bench, epochs=2, learning_rate=0.05)
+    assert small_nets.count(taught) == small_nets.count(by_chance)
+    assert small_nets.count(taught) < 0.3 * small_nets.count(x.model)
+    assert x.accuracy(taught) > x.accuracy(by_chance) + 0.03
+
+
+def test_separable_convolutions_with_every_kernel_are_exact() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(16, 24, 3, stride=2, padding=1)
+    picture = torch.randn(2, 16, 9, 9)
+    assert torch.allclose(separable.METHOD.made(conv, (16 * 9,))(picture), conv(picture), atol=1e-4)
+
+
+def test_separable_convolutions_are_faster_on_the_runtime() -> None:
+    x, before = small_nets.wide()
+    after = x.onnx(_made(separable, x, epochs=0), "separable")
+    assert after.stat().st_size < 0.3 * before.stat().st_size
+    assert small_nets.latency_ratio(x, before, after) > 1.3
