@@ -125,9 +125,13 @@ class Pruner:
         import torch_pruning
         from torch import nn
 
+        from compressors.tensor_train_layer import TensorTrainLinear
+
         layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
         if not layers:
             raise Invalid("the model has no linear or convolutional layer to prune")
+        if any(isinstance(module, TensorTrainLinear) for module in model.modules()):
+            raise Invalid("a tensor train has no channels to remove; prune before 'tensor_train'")
         self._model = model
         self._config = config
         self._bench = bench

@@ -12,6 +12,7 @@ from compressors import anatomy, factors, ranks, training  # noqa: E402  # torch
 from compressors.anatomy import Anatomy, Layer  # noqa: E402
 from compressors.techniques import cp, low_rank, pruned, separable, tensor_train, tucker  # noqa: E402
 from tests.compressors import small_nets  # noqa: E402
+from variants.errors import Invalid  # noqa: E402
 
 TRAIN_OF_CONVS: dict[str, Any] = {"layers": "conv", "min_features": 16}
 OF_CONVS = [(tucker, {}), (cp, {}), (tensor_train, TRAIN_OF_CONVS)]
@@ -205,3 +206,10 @@ def test_separable_convolutions_are_faster_on_the_runtime() -> None:
     after = x.onnx(_made(separable, x, epochs=0), "separable")
     assert after.stat().st_size < 0.3 * before.stat().st_size
     assert small_nets.latency_ratio(x, before, after) > 1.3
+
+
+def test_a_tensor_train_is_not_pruned() -> None:
+    x = small_nets.tokens()
+    train = tensor_train.compress(x.model, tensor_train.Config(epochs=0), x.bench)
+    with pytest.raises(Invalid, match="before 'tensor_train'"):
+        pruned.compress(train, pruned.Config(epochs=0), x.bench)
