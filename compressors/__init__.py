@@ -19,6 +19,10 @@ Map
 - `onnx_weights.py` the weights of an exported file and smaller forms to keep them in
 - `rounded_layers.py` layers that train with rounded weights and export as integers
 - `quantised.py`   static int8 by ONNX Runtime's quantiser and by NNCF
+- `architectures.py` image classifiers of three families by name
+- `students.py`    the student of a distillation: the user's, the parent made smaller, or by name
+- `teacher.py`     the teacher's answers, kept or live, and the lesson that a student gets
+- `taps.py`        outputs of a module's inner parts, in pairs of teacher and student
 - `sensitivity.py` how much the answers change when one layer alone is changed
 - `techniques/`    one file per technique; the file name is the registration
 - `stage.py`       the loaded source with its workshop and its rows

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressors import pareto, stage, techniques, training
+from compressors import pareto, stage, techniques, training, user_model
 from compressors.build import SILENT, build
 from compressors.build_key import build_key, source_digest
 from compressors.goal import Goal
@@ -305,6 +305,11 @@ class _Search:
         """Techniques of this kind that are installed and suit the model."""
         if works_on == "torch" and self._stage.source.user is None:
             return []
+        source = self._stage.source
+        promised = techniques.Promised(
+            offered=user_model.offered(source.user.path) if source.user else frozenset(),
+            inputs=source.spec.inputs,
+        )
         found = []
         for name in techniques.names():
             technique = techniques.find(name)
@@ -312,7 +317,9 @@ class _Search:
                 continue
             if techniques.missing(technique.REQUIRES):
                 continue
-            if not technique.unsuitable(self._anatomy, technique.Config()):
+            config = technique.Config(**{key: values[0] for key, values in technique.KNOBS.items()})
+            lacks = techniques.lacking(technique, config, promised)
+            if not lacks and not technique.unsuitable(self._anatomy, config):
                 found.append(name)
         return found
 

@@ -11,12 +11,18 @@ from compressors import anatomy, plan, students, taps, techniques, training, wei
 from compressors.architectures import BLOCKS, Architecture
 from compressors.bench import Bench
 from compressors.data import Data
-from compressors.techniques import distilled, feature_distilled, relation_distilled
+from compressors.techniques import (
+    architecture_search,
+    distilled,
+    feature_distilled,
+    relation_distilled,
+)
 from compressors.training_settings import Train
 from tests.compressors import plans as written
-from variants import runtimes
+from variants import runtimes, trial
 from variants.errors import Invalid
 from variants.evaluation import EvaluationSet
+from variants.measure import Effort
 from variants.spec import ModelSpec, TensorSpec
 
 torch = pytest.importorskip("torch")
@@ -459,3 +465,75 @@ def test_lessons_run_on_a_gpu(teacher: "nn.Module", bench: Bench, name: str) -> 
     config = technique.Config(student="resnet", width=0.25, epochs=1)
     student = technique.compress(teacher, config, on_gpu)
     assert next(student.parameters()).device.type == "cpu"
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> "nn.Module":
+    """A teacher that is slow enough for students to be measurably faster."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Centre(),
+        nn.Conv2d(1, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(8),
+        nn.Flatten(),
+        nn.Linear(256, CLASSES),
+    )
+    rows = bench_of(SPEC, pictures(1, 256), pictures(2, 500), tmp_path_factory.mktemp("heavy"))
+    training.fit(model, rows, epochs=1, learning_rate=0.01)
+    return model
+
+
+def latency_s(model: "nn.Module", bench: Bench) -> float:
+    """Median at batch 1 on ONNX Runtime."""
+    from compressors import export
+
+    path = bench.scratch / "timed.onnx"
+    export.export(model, SPEC, path)
+    request = trial.Request(
+        path=path, spec=SPEC, runtimes=("onnxruntime",), effort=Effort(seconds=0.05, samples=50)
+    )
+    return trial.run(request).profiles[0].latency_s[1].p50
+
+
+@pytest.mark.slow
+def test_the_search_finds_a_student_within_the_bound(heavy: "nn.Module", bench: Bench) -> None:
+    config = architecture_search.Config(
+        max_latency_ratio=0.3,
+        blocks=("resnet", "mobilenet"),
+        depths=(1,),
+        widths=(0.25, 0.5, 6),
+        epochs=8,
+    )
+    found = architecture_search.within_bound(heavy, config, bench)
+    assert {architecture.block for architecture in found} == {"resnet", "mobilenet"}
+    assert max(architecture.width for architecture in found) < 6
+    student = architecture_search.compress(heavy, config, bench)
+    assert latency_s(student, bench) < 0.5 * latency_s(heavy, bench)
+    assert score(student, bench) > 0.6
+    path = bench.scratch / "student.safetensors"
+    weights.save(student, path)
+    again = architecture_search.rebuild(heavy, config, weights.shapes(path), bench)
+    weights.load(again, path)
+    assert score(again, bench) == score(student, bench)
+
+
+@pytest.mark.slow
+def test_a_bound_that_no_student_keeps_is_refused(heavy: "nn.Module", bench: Bench) -> None:
+    config = architecture_search.Config(
+        max_latency_ratio=1e-5, blocks=("resnet",), depths=(1,), widths=(0.25,)
+    )
+    with pytest.raises(Invalid, match="max_latency_ratio"):
+        architecture_search.compress(heavy, config, bench)
+
+
+def test_weights_of_another_form_are_no_student_of_the_search(
+    teacher: "nn.Module", bench: Bench
+) -> None:
+    config = architecture_search.Config(blocks=("resnet",), depths=(1,), widths=(0.25,))
+    with pytest.raises(Invalid, match="stored shapes"):
+        architecture_search.rebuild(teacher, config, {"0.weight": (3, 3)}, bench)
