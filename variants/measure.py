@@ -28,10 +28,11 @@ EVALUATION_BATCH = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """How long to measure each batch size: until `seconds` have passed and `samples` are in."""
+    """Which batch sizes to measure, each until `seconds` have passed and `samples` are in."""
 
     seconds: float = 0.3
     samples: int = 50
+    batches: tuple[int, ...] = BATCHES
 
 
 def resident_bytes() -> int:
@@ -43,7 +44,7 @@ def resident_bytes() -> int:
 def profile(
     runtime: str, path: Path, rows: Tensors, *, threads: int, effort: Effort, progress: Progress
 ) -> tuple[Session, Profile]:
-    """The loaded session and its profile over `BATCHES`.
+    """The loaded session and its profile over the batch sizes of `effort`.
 
     `rows` are real inputs, each `[n ≥ 1, …]`, repeated to fill a batch. Memory is what loading
     and running every batch size added to the process, the library itself left out.
@@ -55,9 +56,9 @@ def profile(
     session = module.load(path, threads)
     load_s = time.perf_counter() - start
     latency_s: dict[int, Quantiles] = {}
-    for index, batch in enumerate(BATCHES):
+    for index, batch in enumerate(effort.batches):
         latency_s[batch] = _latency(session, rows, batch, effort)
-        progress((index + 1) / len(BATCHES))
+        progress((index + 1) / len(effort.batches))
     return session, Profile(
         runtime=runtime,
         runtime_version=version,

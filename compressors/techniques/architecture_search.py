@@ -39,7 +39,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {"max_latency_ratio": (0.125, 0.25, 0.5)}
 WORKS_ON: Literal["torch"] = "torch"
 REQUIRES: tuple[str, ...] = (*export.REQUIRES, "onnxruntime")
 
-EFFORT = Effort(seconds=0.05, samples=50)
+EFFORT = Effort(seconds=0.05, samples=50, batches=(1,))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
