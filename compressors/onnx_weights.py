@@ -107,22 +107,30 @@ def store_scaled(
 
     `scale` is `[output channels]`, or has the weight's rank with one entry per block along
     `weight.inputs`, which needs opset 21. A table's rows are scaled after they are looked up.
-    Source: ONNX operator DequantizeLinear.
+    A runtime does Cast and Mul once, as it loads the file; ONNX Runtime would do DequantizeLinear,
+    which only blocks need, in every run.
     """
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
     name = weight.name
     stored = numpy_helper.from_array(values, f"{name}.{values.dtype.name}")
-    scales = numpy_helper.from_array(scale, f"{name}.scale")
     if weight.inputs is None:
         _store_table(model, weight, stored, scale)
         return
-    axes: dict[str, Any] = {"axis": weight.outputs}
     if scale.ndim > 1:
+        scales = numpy_helper.from_array(scale, f"{name}.scale")
         block = weight.values.shape[weight.inputs] // scale.shape[weight.inputs]
-        axes = {"axis": weight.inputs, "block_size": block}
-    node = helper.make_node("DequantizeLinear", [stored.name, scales.name], [name], **axes)
-    replace(model, name, [stored, scales], [node])
+        axes: dict[str, Any] = {"axis": weight.inputs, "block_size": block}
+        nodes = [helper.make_node("DequantizeLinear", [stored.name, scales.name], [name], **axes)]
+    else:
+        shape = [1] * values.ndim
+        shape[weight.outputs] = -1
+        scales = numpy_helper.from_array(scale.reshape(shape), f"{name}.scale")
+        nodes = [
+            helper.make_node("Cast", [stored.name], [f"{name}.float"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}.float", scales.name], [name]),
+        ]
+    replace(model, name, [stored, scales], nodes)
 
 
 def _store_table(
@@ -178,7 +186,11 @@ def narrow(model: "onnx.ModelProto", min_elements: int = 256) -> "onnx.ModelProt
     """
     from onnx import TensorProto, numpy_helper
 
-    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        _scale_once(model)
+    read = {
+        node.input[0] for node in model.graph.node if node.op_type in ("DequantizeLinear", "Cast")
+    }
     for tensor in list(model.graph.initializer):
         if tensor.name not in read or tensor.data_type != TensorProto.INT8:
             continue
@@ -191,6 +203,34 @@ def narrow(model: "onnx.ModelProto", min_elements: int = 256) -> "onnx.ModelProt
             model = raise_opset(model, OPSET_OF_BLOCKS)
             _store_int4(model, tensor.name, values)
     return model
+
+
+def _scale_once(model: "onnx.ModelProto") -> None:
+    """Turn DequantizeLinear of weights into Cast and Mul, as in `store_scaled`.
+
+    Only where arithmetic is float anyway; with integers it marks the operators to be fused.
+    """
+    from onnx import TensorProto, helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or not set(node.input) <= set(stored):
+            nodes.append(node)
+            continue
+        values, scales = (stored[name] for name in node.input)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        shape = [1] * len(values.dims)
+        shape[axis] = values.dims[axis]
+        del scales.dims[:]
+        scales.dims.extend(shape)
+        (made,) = node.output
+        nodes += [
+            helper.make_node("Cast", [values.name], [f"{made}.float"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{made}.float", scales.name], [made]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _store_int4(model: "onnx.ModelProto", name: str, values: NDArray[np.int8]) -> None:
