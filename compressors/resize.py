@@ -31,23 +31,36 @@ def resized(model: "nn.Module", shapes: Mapping[str, tuple[int, ...]]) -> "nn.Mo
     for module in smaller.modules():
         _state_sizes(module)
     for attention in attentions(smaller):
-        attention.num_heads = attention.query.out_features // attention.head_dim
+        count_heads(attention)
     return smaller
 
 
 def attentions(model: "nn.Module") -> Iterator[Any]:
-    """The attention modules that say how many heads they have: linear layers `query`, `key` and
-    `value`, and the numbers `num_heads` and `head_dim`.
+    """The attention modules that say how wide a head is: linear layers `query`, `key` and `value`,
+    and a number `head_dim` or `head_size`.
     """
     from torch import nn
 
     for module in model.modules():
         parts = (getattr(module, name, None) for name in ("query", "key", "value"))
-        numbers = (getattr(module, name, None) for name in ("num_heads", "head_dim"))
-        if all(isinstance(p, nn.Linear) for p in parts) and all(
-            isinstance(n, int) for n in numbers
-        ):
+        if all(isinstance(part, nn.Linear) for part in parts) and head_width(module):
             yield module
+
+
+def head_width(attention: Any) -> int:
+    """Features of one head; 0 where the module does not say."""
+    return int(getattr(attention, "head_dim", 0) or getattr(attention, "head_size", 0))
+
+
+def heads(attention: Any) -> int:
+    """How many heads its layers hold."""
+    return int(attention.query.out_features // head_width(attention))
+
+
+def count_heads(attention: Any) -> None:
+    """Let `num_heads`, where the module keeps it, say how many heads there are."""
+    if hasattr(attention, "num_heads"):
+        attention.num_heads = heads(attention)
 
 
 def _replace(model: "nn.Module", name: str, shape: tuple[int, ...]) -> None:

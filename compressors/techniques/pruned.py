@@ -137,7 +137,7 @@ class Pruner:
         self._bench = bench
         self._example = example(bench)
         self._attentions = list(resize.attentions(model))
-        self._heads = [attention.num_heads for attention in self._attentions]
+        self._heads = [resize.heads(attention) for attention in self._attentions]
         self._turn = 0
         kept: list[nn.Module] = [layers[-1]]
         for attention in self._attentions:
@@ -186,18 +186,19 @@ class Pruner:
         import torch_pruning
 
         take = torch_pruning.prune_linear_out_channels
-        for attention, heads in zip(self._attentions, self._heads, strict=True):
-            left = max(1, round(heads * (1 - self._config.head_ratio * share)))
-            if (excess := attention.num_heads - left) <= 0:
+        for attention, before in zip(self._attentions, self._heads, strict=True):
+            left = max(1, round(before * (1 - self._config.head_ratio * share)))
+            heads = resize.heads(attention)
+            if (excess := heads - left) <= 0:
                 continue
             graph = self._pruner.DG
             width = attention.query.out_features
             whole = graph.get_pruning_group(attention.query, take, list(range(width)))
-            of_head = self._importance(whole).view(attention.num_heads, -1).mean(1)
+            of_head = self._importance(whole).view(heads, -1).mean(1)
             dropped = of_head.topk(excess, largest=False).indices
-            rows = torch.arange(width).view(attention.num_heads, -1)[dropped].flatten()
+            rows = torch.arange(width).view(heads, -1)[dropped].flatten()
             graph.get_pruning_group(attention.query, take, sorted(rows.tolist())).prune()
-            attention.num_heads = left
+            resize.count_heads(attention)
 
     def _shared_writers(self) -> "list[nn.Module]":
         """The layers whose outputs are added to those of others."""
