@@ -36,7 +36,8 @@ Map
 - `progress.py`    progress bars with time left
 - `fetch.py`       data from packages, checked and cached
 - `pareto.py`      which variants nobody beats
-- `report.py`      the measured ladder as a table, JSON, an HTML page and (`figure.py`) a picture
+- `report.py`      the measured ladder as a table and as JSON
+- `page.py`        the same as HTML, one page a model, with a picture (`figure.py`)
 - `cli.py`         `gearshift build` and `gearshift report`
 
 Never imported by the gateway. torch and matplotlib are imported inside functions, so reading a

@@ -232,6 +232,9 @@ class _Run:
         manifest = self._folder.store.manifest(record.manifest_id)
         reference = self._reference if recipe.parent is not None else record
         reason = refusal(self._plan.gates, record, reference)
+        if record.reason != reason:
+            record = replace(record, reason=reason)
+            self._records.put(record)
         if reason:
             return self._outcome(recipe, "refused", reason, record.note, manifest)
         fresh = publish(self._folder, manifest, is_reference=recipe.parent is None)

@@ -106,30 +106,32 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the page and the picture; `report` in the data folder unless stated.",
+            help="Folder for the pages and the picture; `report` in the data folder unless stated.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Show what was measured, and write an HTML page and a picture of it."""
+    """Show what was measured, and write HTML pages and a picture of it."""
+    from compressors import page
     from compressors import report as reports
     from variants.data_folder import open_data_folder
 
     context = cast(Context, ctx.obj)
     try:
         with open_data_folder(context.data_dir) as folder:
-            rows = reports.rows(folder, context.prices, model)
+            models = reports.read(folder, context.prices, model)
+        rows = tuple(row for one in models for row in one.rows)
         if as_json:
             print(json.dumps([row.as_json() for row in rows], indent=2))
             if out is None:
                 return
         else:
             _print_rows(rows)
-        page, picture = reports.write(rows, out or context.data_dir / "report")
+        pages, picture = page.write(models, out or context.data_dir / "report")
     except GearshiftError as error:
         _stop(error)
     if not as_json:
-        print(f"page     {page}\npicture  {picture}")
+        print("".join(f"page     {path}\n" for path in pages) + f"picture  {picture}")
 
 
 def list_techniques(
@@ -199,6 +201,7 @@ class _Lines:
             "accuracy": asdict(accuracy) if accuracy else None,
             "size_bytes": manifest.artifact.size_bytes if manifest else None,
             "build_s": manifest.build_s if manifest else None,
+            "evaluation": asdict(manifest.evaluation) if manifest and manifest.evaluation else None,
         }
         print(json.dumps(line), flush=True)
 

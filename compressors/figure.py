@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from compressors.report import Row
 
 WIDTH_IN, HEIGHT_IN, DPI = 10.0, 6.25, 160
+NARROW_IN = 4.6
+"""Both sides of the picture for a telephone, whose letters stay legible at half its size."""
 FRONT, DOMINATED = "#0072B2", "#D55E00"
 FRONT_ON_DARK, DOMINATED_ON_DARK = "#56B4E9", "#E69F00"
 
@@ -44,21 +46,22 @@ def draw(rows: "Sequence[Row]", path: Path, *, dark: bool) -> None:
     path.write_bytes(render(rows, dark=dark))
 
 
-def render(rows: "Sequence[Row]", *, dark: bool) -> bytes:
-    """The picture as PNG bytes, 1600 × 1000 pixels."""
+def render(rows: "Sequence[Row]", *, dark: bool, narrow: bool = False) -> bytes:
+    """The picture as PNG bytes: 1600 × 1000 pixels, or 736 × 736 where `narrow`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     theme = DARK if dark else LIGHT
-    figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI, facecolor=theme.page, layout="tight")
+    size = (NARROW_IN, NARROW_IN) if narrow else (WIDTH_IN, HEIGHT_IN)
+    figure = Figure(figsize=size, dpi=DPI, facecolor=theme.page, layout="tight")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes, theme)
+    _style(axes, theme, narrow=narrow)
     shown = [row for row in rows if row.accuracy is not None]
     for model in sorted({row.model for row in shown}):
         _model(axes, [row for row in shown if row.model == model], theme)
     if shown:
-        _legend(axes, shown, theme)
+        _legend(axes, shown, theme, narrow=narrow)
         figure.canvas.draw()
         _labels(axes, shown, theme)
     out = io.BytesIO()
@@ -66,12 +69,13 @@ def render(rows: "Sequence[Row]", *, dark: bool) -> bytes:
     return out.getvalue()
 
 
-def _style(axes: "Axes", theme: _Theme) -> None:
+def _style(axes: "Axes", theme: _Theme, *, narrow: bool) -> None:
     axes.set_facecolor(theme.page)
     axes.set_xscale("log")
-    axes.set_xlabel(
-        "median latency at batch 1, milliseconds (log scale)", color=theme.text, size=12
-    )
+    told = "median ms at batch 1 (log scale)"
+    if not narrow:
+        told = "median latency at batch 1, milliseconds (log scale)"
+    axes.set_xlabel(told, color=theme.text, size=12)
     axes.set_ylabel("accuracy on held-out data, %", color=theme.text, size=12)
     axes.grid(visible=True, color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -90,6 +94,8 @@ def _shown(value: float) -> bool:
 
 
 def _model(axes: "Axes", rows: "Sequence[Row]", theme: _Theme) -> None:
+    if len({_x(row) for row in rows}) == 1:  # a scale that adapts has no width then
+        axes.set_xlim(_x(rows[0]) / 2, _x(rows[0]) * 2)
     front = [row for row in rows if row.pareto]
     axes.plot(
         [_x(row) for row in front], [_y(row) for row in front], color=theme.front, linewidth=1.5
@@ -167,12 +173,18 @@ def _hits(box: Any, centre: Any, radius: float) -> bool:
     return bool(dx * dx + dy * dy < radius * radius)
 
 
-def _legend(axes: "Axes", rows: "Sequence[Row]", theme: _Theme) -> None:
+def _legend(axes: "Axes", rows: "Sequence[Row]", theme: _Theme, *, narrow: bool) -> None:
     from matplotlib.lines import Line2D
 
     largest = max(row.memory_bytes for row in rows)
     entries = [
-        Line2D([], [], color=theme.front, marker="o", label="on the Pareto front"),
+        Line2D(
+            [],
+            [],
+            color=theme.front,
+            marker="o",
+            label="Pareto front" if narrow else "on the Pareto front",
+        ),
         Line2D([], [], color=theme.dominated, marker="o", mfc=theme.page, ls="", label="dominated"),
     ]
     for share in (0.25, 1.0):
@@ -186,14 +198,14 @@ def _legend(axes: "Axes", rows: "Sequence[Row]", theme: _Theme) -> None:
                 mfc="none",
                 ls="",
                 markersize=size,
-                label=f"{largest * share / 2**20:.0f} MiB of memory",
+                label=f"{largest * share / 2**20:.0f} MiB{'' if narrow else ' of memory'}",
             )
         )
     axes.legend(
         handles=entries,
         loc="upper center",
-        bbox_to_anchor=(0.5, 1.14),
-        ncols=4,
+        bbox_to_anchor=(0.5, 1.24 if narrow else 1.14),
+        ncols=2 if narrow else 4,
         frameon=False,
         labelcolor=theme.text,
         fontsize=11,

@@ -34,7 +34,9 @@ Status = Literal["built", "failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRecord:
-    """One build. `selection` is the accuracy that gates look at, on rows of their own.
+    """One build. `reason` says why it failed or why the gates refuse it; empty where neither is so.
+
+    `selection` is the accuracy that gates look at, on rows of their own.
 
     `weights` counts the stored weight files: one per torch step, and one more for the reference,
     whose first file is the trained model.
@@ -75,11 +77,12 @@ class Records:
         """Write a record, whole or not at all."""
         self._write(f"{record.build_key}.json", _adapter.dump_json(record, indent=2) + b"\n")
 
-    def failures(self, model: str) -> tuple[BuildRecord, ...]:
-        """The builds of this model that failed the last time, in the order of their names."""
+    def latest(self, model: str) -> dict[str, BuildRecord]:
+        """The last build of each of this model's variants, in the order of their names."""
         found = (self.find(path.stem) for path in self.folder.glob("*.json"))
-        failed = [r for r in found if r is not None and r.model == model and r.status == "failed"]
-        return tuple(sorted(failed, key=lambda record: (record.variant, record.finished_at)))
+        ours = [record for record in found if record is not None and record.model == model]
+        ours.sort(key=lambda record: (record.variant, record.finished_at))
+        return {record.variant: record for record in ours}
 
     def put_scores(self, build_key: str, scores: Mapping[str, Scores]) -> None:
         """Write a variant's scores by split, whole or not at all."""

@@ -76,12 +76,13 @@ def test_report_prints_a_json_list_and_nothing_else(ladder: Ladder) -> None:
     assert {entry["variant"] for entry in json.loads(out)} >= set(ladder.outcomes)
 
 
-def test_report_writes_the_page_where_it_is_told(ladder: Ladder, tmp_path: Path) -> None:
+def test_report_writes_the_pages_where_it_is_told(ladder: Ladder, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     status, out, _ = _run(ladder.folder.root, "report", "--out", str(tmp_path / "out"))
     assert status == 0
     assert "distilled+int8" in out
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["index.html", "pareto.png"]
+    names = ["index.html", "pareto.png", "toy.html"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
 
 
 def test_help_imports_nothing_heavy() -> None:
