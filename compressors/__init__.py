@@ -24,6 +24,7 @@ Map
 - `teacher.py`     the teacher's answers, kept or live, and the lesson that a student gets
 - `taps.py`        outputs of a module's inner parts, in pairs of teacher and student
 - `sensitivity.py` how much the answers change when one layer alone is changed
+- `simplify.py`    exact changes of an exported graph
 - `techniques/`    one file per technique; the file name is the registration
 - `stage.py`       the loaded source with its workshop and its rows
 - `scores.py`      a variant's scores on one split, kept beside its record

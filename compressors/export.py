@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressors import onnx_weights
+from compressors import onnx_weights, simplify
 from variants.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def export(model: "nn.Module", spec: ModelSpec, path: Path) -> None:
         )
     written = onnx.load(path)
     _forget_origins(written)
+    simplify.pool_last(written)
     onnx.save(onnx_weights.narrow(written), path)
 
 
