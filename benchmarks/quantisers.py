@@ -25,7 +25,7 @@ from compressors.source import Source
 from variants import measure as measuring
 from variants import runtimes
 from variants.data_folder import DataFolder, open_data_folder
-from variants.profile import host_fingerprint
+from variants.profile import Accuracy, host_fingerprint
 
 PEERS = Path(__file__).parent / "peers"
 BATCH = 32
@@ -65,7 +65,8 @@ def measure(
 def _rows(
     paths: dict[str, Path], source: Source, reference: str
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    one = {name: np.array(tensor[:1]) for name, tensor in source.data.test.inputs.items()}
+    test = source.data.test
+    one = {name: np.array(tensor[:1]) for name, tensor in test.inputs.items()}
     found, refused = [], {}
     for runtime in runtimes.installed():
         sessions = {}
@@ -79,17 +80,23 @@ def _rows(
         calls = {n: lambda session=session: session.run(one) for n, session in sessions.items()}
         timings = interleaved.compare(calls, reference)
         for name, session in sessions.items():
-            accuracy = measuring.accuracy(session, source.data.test, lambda _: None)
+            answers = measuring.scores(session, test, lambda _: None).argmax(1)
+            accuracy = Accuracy.of(int((answers == test.labels).sum()), len(test.labels))
             found.append(
                 {
                     "quantiser": name,
                     "runtime": runtime,
                     "accuracy": asdict(accuracy),
-                    "size_bytes": paths[name].stat().st_size,
+                    "size_bytes": _size_bytes(paths[name]),
                     **asdict(timings[name]),
                 }
             )
     return found, refused
+
+
+def _size_bytes(path: Path) -> int:
+    """The file, with the weights that some keep beside it under its name."""
+    return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
 
 
 def _onnxruntime(path: Path, target: Path, source: Source, environments: Path) -> None:
@@ -154,7 +161,7 @@ def table(result: dict[str, Any]) -> str:
             f"{row['accuracy']['high']:.1%})",
             f"{row['p50_s'] * 1e3:.3f}",
             f"{row['faster']:.2f}× ({row['faster_low']:.2f}–{row['faster_high']:.2f})",
-            f"{row['size_bytes'] / 2**20:.2f}",
+            f"{row['size_bytes'] / 2**20:.2f}" if row["size_bytes"] else "–",
         ]
         for row in result["rows"]
     ]
