@@ -1,13 +1,12 @@
 """Fine-tuning of a changed network, towards its parent's answers where those have a share."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compressors import teacher, training
 from compressors.bench import Bench
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 def retrain(
@@ -24,11 +23,8 @@ def retrain(
     if soft_share == 0:
         training.fit(changed, bench, epochs=epochs, learning_rate=learning_rate)
         return
-    lesson = teacher.Lesson(soft_share=soft_share, temperature=temperature)
+    lesson = teacher.Lesson(
+        soft_share=soft_share, temperature=temperature, epochs=epochs, learning_rate=learning_rate
+    )
     live = teacher.Live(parent, bench)
-    _, labels = training.tensors(bench.data.training())
-
-    def loss(student: "Tensor", rows: "Tensor", batch: Sequence["Tensor"]) -> "Tensor":
-        return teacher.towards(student, live(batch), labels[rows].to(student.device), lesson)
-
-    training.fit(changed, bench, epochs=epochs, learning_rate=learning_rate, loss=loss)
+    teacher.teach(changed, lesson, bench, answer=lambda rows, batch: live(batch))

@@ -38,7 +38,7 @@ from variants.data_folder import DataFolder
 from variants.errors import GearshiftError, Invalid
 from variants.manifest import digest_json
 from variants.measure import Effort, Progress
-from variants.profile import Accuracy
+from variants.profile import Accuracy, Profile
 
 if TYPE_CHECKING:
     import optuna
@@ -292,14 +292,18 @@ class _Search:
             record = self._records.find(manifest.build_key)
             if record is None or record.selection is None:
                 continue
-            value = {
-                "latency": manifest.profile.latency_s[1].p50,
-                "size": float(manifest.artifact.size_bytes),
-                "memory": float(manifest.profile.memory_bytes),
-            }[self._goal.minimise]
+            value = self._number(manifest.profile, manifest.artifact.size_bytes)
             recipe = recipes[outcome.variant]
             found.append(Candidate(recipe=recipe, accuracy=record.selection, value=value))
         return found
+
+    def _number(self, profile: Profile, size_bytes: int) -> float:
+        """What the goal makes small: seconds at batch 1, or bytes."""
+        return {
+            "latency": profile.latency_s[1].p50,
+            "size": float(size_bytes),
+            "memory": float(profile.memory_bytes),
+        }[self._goal.minimise]
 
     def _names(self, works_on: str) -> list[str]:
         """Techniques of this kind that are installed and suit the model."""
@@ -447,11 +451,7 @@ class _Search:
             self._phase(recipe)("measuring", 5.0),
         )
         profile = next(p for p in result.profiles if p.runtime == result.runtime)
-        value = {
-            "latency": profile.latency_s[1].p50,
-            "size": float(path.stat().st_size),
-            "memory": float(profile.memory_bytes),
-        }[self._goal.minimise]
+        value = self._number(profile, path.stat().st_size)
         accuracy = result.accuracy["selection"] if trained else Accuracy.of(0, 1)
         return Candidate(recipe=recipe, accuracy=accuracy, value=value)
 
@@ -459,11 +459,7 @@ class _Search:
         """Keep the endings that made the reference's number smaller."""
         profile = self._folder.store.manifest(self._reference.manifest_id).profile
         assert profile is not None
-        whole = {
-            "latency": profile.latency_s[1].p50,
-            "size": float(self._reference.artifact.stat().st_size),
-            "memory": float(profile.memory_bytes),
-        }[self._goal.minimise]
+        whole = self._number(profile, self._reference.artifact.stat().st_size)
         self._endings = tuple(c.recipe.steps[-1].technique for c in made if c.value < whole)
 
     def _recipe(self, steps: tuple[TypedStep, ...]) -> Recipe:

@@ -6,7 +6,7 @@ V. Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned C
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -82,7 +82,14 @@ def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) ->
 
 def method(config: Config) -> factors.Method:
     """Four convolutions for one."""
-    return replace(METHOD, suits=lambda layer: factors.spatial_conv(layer, config.min_channels))
+    return factors.Method(
+        suits=lambda layer: factors.spatial_conv(layer, config.min_channels),
+        at=_at,
+        form=_form,
+        fill=_fill,
+        stored=_stored,
+        unfoldings=lambda _: (),
+    )
 
 
 def _at(layer: Any, share: float) -> factors.Ranks:
@@ -150,13 +157,3 @@ def _fill(form: Any, layer: Any) -> None:
 
 def _stored(shapes: Mapping[str, tuple[int, ...]]) -> factors.Ranks:
     return (shapes["0.weight"][0],)
-
-
-METHOD = factors.Method(
-    suits=lambda layer: factors.spatial_conv(layer, Config().min_channels),
-    at=_at,
-    form=_form,
-    fill=_fill,
-    stored=_stored,
-    unfoldings=lambda _: (),
-)

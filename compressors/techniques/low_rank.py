@@ -5,7 +5,7 @@ C. Eckart and G. Young, "The approximation of one matrix by another of lower ran
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -93,7 +93,14 @@ def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) ->
 
 def method(config: Config) -> factors.Method:
     """Two linear layers for one."""
-    return replace(METHOD, suits=lambda layer: _suits(layer, config))
+    return factors.Method(
+        suits=lambda layer: _suits(layer, config),
+        at=_at,
+        form=_form,
+        fill=_fill,
+        stored=_stored,
+        unfoldings=lambda layer: [layer.weight.detach()],
+    )
 
 
 def _suits(layer: Any, config: Config) -> bool:
@@ -134,13 +141,3 @@ def _fill(form: Any, layer: Any) -> None:
 
 def _stored(shapes: Mapping[str, tuple[int, ...]]) -> factors.Ranks:
     return (shapes["0.weight"][0],)
-
-
-METHOD = factors.Method(
-    suits=lambda layer: _suits(layer, Config()),
-    at=_at,
-    form=_form,
-    fill=_fill,
-    stored=_stored,
-    unfoldings=lambda layer: [layer.weight.detach()],
-)

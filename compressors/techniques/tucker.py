@@ -6,7 +6,7 @@ applications" (2016), section 3 (Tucker-2, ranks by VBMF).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -76,7 +76,14 @@ def rebuild(model: "nn.Module", config: Config, shapes: Shapes, bench: Bench) ->
 
 def method(config: Config) -> factors.Method:
     """Three convolutions for one."""
-    return replace(METHOD, suits=lambda layer: factors.spatial_conv(layer, config.min_channels))
+    return factors.Method(
+        suits=lambda layer: factors.spatial_conv(layer, config.min_channels),
+        at=_at,
+        form=_form,
+        fill=_fill,
+        stored=_stored,
+        unfoldings=_unfoldings,
+    )
 
 
 def _at(layer: Any, share: float) -> factors.Ranks:
@@ -140,13 +147,3 @@ def _unfoldings(layer: Any) -> "Sequence[Tensor]":
     """Inputs and outputs against the rest, in the order of the ranks."""
     weight = layer.weight.detach()
     return weight.movedim(1, 0).flatten(1), weight.flatten(1)
-
-
-METHOD = factors.Method(
-    suits=lambda layer: factors.spatial_conv(layer, Config().min_channels),
-    at=_at,
-    form=_form,
-    fill=_fill,
-    stored=_stored,
-    unfoldings=_unfoldings,
-)

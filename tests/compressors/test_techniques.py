@@ -104,7 +104,9 @@ def test_full_rank_factors_give_the_same_answers() -> None:
     layer = torch.nn.Linear(64, 48)
     with torch.no_grad():  # rank 5, so that the product of two thin layers is exact
         layer.weight.copy_(torch.randn(48, 5) @ torch.randn(5, 64))
-    factors = low_rank.METHOD.made(layer, (ranks.by_energy(layer.weight, 1 - 1e-6),))
+    factors = low_rank.method(low_rank.Config()).made(
+        layer, (ranks.by_energy(layer.weight, 1 - 1e-6),)
+    )
     assert factors[0].out_features == 5
     rows = torch.randn(8, 64)
     assert torch.allclose(layer(rows), factors(rows), atol=1e-3)

@@ -86,7 +86,7 @@ def test_nothing_is_lost_where_nothing_is_cut() -> None:
     conv = torch.nn.Conv2d(16, 24, (3, 5), stride=(2, 1), padding=(1, 2))
     picture = torch.randn(2, 16, 9, 11)
     train = tensor_train.method(tensor_train.Config(min_features=2))
-    for method in (tucker.METHOD, train):
+    for method in (tucker.method(tucker.Config()), train):
         full = tuple(min(matrix.shape) for matrix in method.unfoldings(conv))
         assert torch.allclose(method.made(conv, full)(picture), conv(picture), atol=1e-4)
     linear = torch.nn.Linear(48, 36)
@@ -104,7 +104,7 @@ def test_cp_finds_a_kernel_of_low_rank() -> None:
     with torch.no_grad():
         conv.weight.copy_(torch.einsum("or,ir,yr,xr->oiyx", *parts))
     picture = torch.randn(2, 16, 9, 9)
-    error = cp.METHOD.made(conv, (6,))(picture) - conv(picture)
+    error = cp.method(cp.Config()).made(conv, (6,))(picture) - conv(picture)
     assert error.norm() < 0.1 * conv(picture).norm()
 
 
@@ -198,7 +198,11 @@ def test_separable_convolutions_with_every_kernel_are_exact() -> None:
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(16, 24, 3, stride=2, padding=1)
     picture = torch.randn(2, 16, 9, 9)
-    assert torch.allclose(separable.METHOD.made(conv, (16 * 9,))(picture), conv(picture), atol=1e-4)
+    assert torch.allclose(
+        separable.method(separable.Config()).made(conv, (16 * 9,))(picture),
+        conv(picture),
+        atol=1e-4,
+    )
 
 
 def test_separable_convolutions_are_faster_on_the_runtime() -> None:
