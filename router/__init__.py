@@ -16,6 +16,7 @@ Map
 - `lookahead.py`   does the queue still make its deadlines after this choice
 - `batching.py`    which queued requests may share one run
 - `ranking.py`     what "best" means for each objective; ties break by variant id
+- `simulate.py`  the same policies in discrete events, on measured service times
 - `explain.py`     numbers and sentences for people
 
 No I/O, no clock, no randomness: time comes in as `now_s`, so equal inputs give equal answers and

@@ -1,8 +1,9 @@
 """When a worker becomes free: put the queue in order, drop the hopeless, ask the policy."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from router.candidate import Candidate
 from router.fleet import Queued, WorkerView, queue_order
@@ -30,6 +31,7 @@ def dispatch(
     now_s: float,
     overhead_s: float,
     max_batch: int,
+    order: Callable[[Queued], Any] = queue_order,
 ) -> Dispatch:
     """The next run for `worker`, which is free now.
 
@@ -45,7 +47,7 @@ def dispatch(
     due_s: list[float] = []
     drop: list[int] = []
     ready_s = now_s + overhead_s
-    for request in sorted(queue, key=queue_order):
+    for request in sorted(queue, key=order):
         key = (request.eligible, request.rows, request.percentile)
         found = alike.get(key)
         if found is None:

@@ -40,3 +40,6 @@ class Queued:
 
 queue_order = attrgetter("urgency", "deadline_s", "arrival_s", "id")
 """Sort key of the queue: earliest deadline first inside each urgency, then arrival, then id."""
+
+arrival_order = attrgetter("urgency", "arrival_s", "id")
+"""Sort key of a queue that looks at no deadlines: first come, first served in each urgency."""
