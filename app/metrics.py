@@ -141,6 +141,18 @@ class Metrics:
             "model",
             "variant",
         )
+        self._latency_ratio = gauge(
+            "latency_ratio",
+            "Median service time now over that of the profile.",
+            "model",
+            "variant",
+        )
+        self._latency_drifted = gauge(
+            "latency_drifted",
+            "1 while the profile is off by more than 1.5 times for 30 s or longer.",
+            "model",
+            "variant",
+        )
         self._variant_info = gauge(
             "variant_info",
             "What each active variant is.",
@@ -241,16 +253,28 @@ class Metrics:
         queue_depths: dict[str, int],
         workers: dict[int, int | None],
         active: list[tuple[Manifest, bool]],
+        drift: list[tuple[Manifest, float, bool]],
     ) -> None:
-        """Set what is read rather than counted. `workers`: resident bytes, None while down."""
+        """Set what is read rather than counted. `workers`: resident bytes, None while down.
+
+        `drift`: measured ÷ profiled median of each active variant, and whether it is off for long.
+        """
         self._ready.set(ready)
         for model, depth in queue_depths.items():
             self._queue_depth.labels(model).set(depth)
         for number, rss_bytes in workers.items():
             self._worker_up.labels(str(number)).set(rss_bytes is not None)
             self._worker_rss.labels(str(number)).set(rss_bytes or 0)
-        self._variant_info.clear()
-        self._variant_healthy.clear()
+        for labelled in (
+            self._variant_info,
+            self._variant_healthy,
+            self._latency_ratio,
+            self._latency_drifted,
+        ):
+            labelled.clear()
+        for manifest, ratio, drifted in drift:
+            self._latency_ratio.labels(manifest.model, manifest.variant).set(ratio)
+            self._latency_drifted.labels(manifest.model, manifest.variant).set(drifted)
         for manifest, healthy in active:
             self._variant_healthy.labels(manifest.model, manifest.variant).set(healthy)
             self._variant_info.labels(

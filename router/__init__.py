@@ -5,6 +5,7 @@ Map
 - `constraints.py` what a caller asks for: bounds, which of them are soft, the objective
 - `candidate.py`   one variant as the router sees it: measured numbers and whether it may serve
 - `fleet.py`       the load: workers, and requests that wait
+- `correction.py`  service times as workers really take them; `sketch.py` holds the quantiles
 - `estimate.py`    when would this request finish: work ahead plus a quantile of service time
 - `admission.py`   at arrival: `admit` answers admitted, infeasible or overloaded
 - `judge.py`       one candidate against every bound, on an idle machine

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 
 from app.catalog import Catalog, ServedModel, ServedVariant
-from app.engine.correction import Correction
+from router.correction import Correction
 from app.engine.frames import MAX_PAYLOAD_BYTES
 from app.engine.leases import Leases
 from app.engine.overhead import Overhead
@@ -273,6 +273,17 @@ class Engine:
             (served.manifest, self._is_healthy(key))
             for key, served in self.catalog.served().items()
         ]
+
+    def drift(self) -> list[tuple[Manifest, float, bool]]:
+        """Median run time ÷ that of the profile, and whether it is off for long, by variant."""
+        now, found = time.monotonic(), []
+        for model in self.catalog.models.values():
+            corrections = self._models[model.spec.name].corrections
+            for name, served in model.variants.items():
+                correction = corrections[name]
+                correction.candidate(now)  # forgets what nothing has confirmed
+                found.append((served.manifest, correction.ratio, correction.drifted(now)))
+        return found
 
     # Switching
 

@@ -35,6 +35,7 @@ async def metrics(parts: Parts) -> Response:
         queue_depths=parts.engine.queue_depths(),
         workers=parts.engine.worker_memory(),
         active=parts.engine.health(),
+        drift=parts.engine.drift(),
     )
     text = await asyncio.to_thread(parts.metrics.render)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

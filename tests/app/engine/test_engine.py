@@ -205,3 +205,19 @@ def test_after_the_close_what_waits_fails_and_nothing_more_is_taken(tmp_path: Pa
         assert (await running).variant.manifest.variant == "slow"
 
     with_engine(tmp_path, story, workers=1)
+
+
+def test_estimates_and_the_shown_drift_follow_what_runs_take(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        profiled = world.model.variants["a"].candidate.service[1].p50
+        for _ in range(40):
+            await world.submit("a")
+        (found,) = (c for c in world.engine.candidates(world.model) if c.variant == "a")
+        # The fake runtime sleeps a millisecond, and no sleep is exact: always a little longer.
+        ratio = {m.variant: ratio for m, ratio, _ in world.engine.drift()}
+        assert ratio["a"] > 1.0
+        assert ratio["slow"] == 1.0
+        assert found.service[1].p50 / profiled == pytest.approx(ratio["a"], rel=0.25)
+        assert not any(drifted for _, _, drifted in world.engine.drift())
+
+    with_engine(tmp_path, story)
