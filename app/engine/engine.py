@@ -10,7 +10,6 @@ import numpy as np
 import structlog
 
 from app.catalog import Catalog, ServedModel, ServedVariant
-from router.correction import Correction
 from app.engine.frames import MAX_PAYLOAD_BYTES
 from app.engine.leases import Leases
 from app.engine.overhead import Overhead
@@ -19,6 +18,7 @@ from app.engine.slot import Slot
 from app.engine.worker import LoadFailed, Loading, LocalWorker, RunFailed, RunResult
 from app.metrics import Metrics
 from router.candidate import Candidate
+from router.correction import Correction
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
 from router.policies import Policy
