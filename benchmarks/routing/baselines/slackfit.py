@@ -1,0 +1,71 @@
+"""SlackFit: the head's slack chooses a latency bucket, the bucket a variant and a batch.
+
+Khare et al., "SuperServe: Fine-Grained Inference Serving for Unpredictable Workloads", NSDI 2025.
+[l_min, l_max] over the Pareto front × batches is cut into equal buckets; each keeps the control
+tuple with the largest batch (ties: accuracy), or, as its paper's other mode, with the highest
+accuracy; the bucket with the largest latency within the slack is served.
+"""
+
+from collections.abc import Sequence
+
+from benchmarks.routing.baselines import Setting
+from benchmarks.routing.baselines.gears import batch, left_s
+from benchmarks.routing.ladder import value
+from router.view import Choice, Options, View
+
+GRID = tuple(
+    {"buckets": buckets, "most": most, "by": by}
+    for buckets in (8, 32)
+    for most, by in ((1, "batch"), (32, "batch"), (32, "accuracy"))
+)
+
+Tuple = tuple[float, int, float, str]
+"""Latency in seconds, batch, accuracy, variant."""
+
+
+class SlackFit:
+    """The policy; it remembers the buckets of alike requests only."""
+
+    def __init__(self, setting: Setting, buckets: int, most: int, by: str) -> None:
+        self._buckets, self._most, self._by = buckets, min(most, setting.max_batch), by
+        self._known: dict[tuple[str, ...], list[Tuple]] = {}
+
+    def choose(self, view: View) -> Choice:
+        """The bucket with the largest latency within the head's slack."""
+        options, slack_s = view.options[0], left_s(view)
+        names = tuple(sorted(options.tail_s))
+        control = self._known.get(names)
+        if control is None:
+            control = self._known[names] = self._cut(view, options, names)
+        variant, size = options.fastest, 1
+        for latency_s, rows, _, name in control:
+            if latency_s <= slack_s and options.tail_s[name] <= slack_s:
+                variant, size = name, rows
+        return Choice(variant=variant, requests=batch(view, variant, size))
+
+    def _cut(self, view: View, options: Options, names: Sequence[str]) -> list[Tuple]:
+        found: list[Tuple] = [
+            (quantiles.at(options.percentile), size, value(view.candidates[name]), name)
+            for name in names
+            for size, quantiles in view.candidates[name].service.items()
+            if size <= self._most
+        ]
+        low, high = min(found)[0], max(found)[0]
+        width = (high - low) / self._buckets or 1.0
+        kept: dict[int, Tuple] = {}
+        for control in found:
+            bucket = min(self._buckets - 1, int((control[0] - low) / width))
+            if bucket not in kept or self._rank(control) > self._rank(kept[bucket]):
+                kept[bucket] = control
+        return [kept[bucket] for bucket in sorted(kept)]
+
+    def _rank(self, control: Tuple) -> tuple[float, float, float, str]:
+        latency_s, size, accuracy, name = control
+        if self._by == "batch":
+            return (size, accuracy, -latency_s, name)
+        return (accuracy, size, -latency_s, name)
+
+
+def build(setting: Setting, *, buckets: int, most: int, by: str) -> SlackFit:
+    """A fresh policy."""
+    return SlackFit(setting, buckets, most, by)

@@ -1,0 +1,86 @@
+"""One policy over one window: the simulator with a cell's settings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.routing import baselines, metrics
+from benchmarks.routing.baselines import Setting
+from benchmarks.routing.ladder import Ladder
+from router.candidate import Candidate
+from router.judge import rejections
+from router.simulate import Arrival, Corrected, simulate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """How a run is played; what an ablation takes away is taken away here."""
+
+    max_batch: int = 8
+    edf: bool = True
+    early_drop: bool = True
+    correction: Callable[[Candidate], Corrected] | None = None
+    drift: Callable[[float], float] | None = None
+
+
+Chosen = tuple[str, Mapping[str, Any]]
+"""A policy's name and its tunables."""
+
+
+def play(
+    chosen: Chosen, setting: Setting, arrivals: Sequence[Arrival], *, seed: int, rules: Rules
+) -> metrics.Scores:
+    """What this policy makes of these arrivals, from a cold start."""
+    name, tunables = chosen
+    baseline = baselines.find(name)
+    pin = getattr(baseline, "pin", None)
+    played = arrivals if pin is None else _pinned(pin, setting, arrivals, tunables)
+    run = simulate(
+        baseline.build(setting, **tunables),
+        candidates=setting.ladder.candidates,
+        service=setting.ladder.service,
+        arrivals=played,
+        workers=setting.workers,
+        seed=seed,
+        max_batch=rules.max_batch,
+        early_drop=rules.early_drop,
+        edf=rules.edf,
+        correction=rules.correction,
+        drift=rules.drift,
+    )
+    return metrics.scores(run, arrivals, setting.ladder)
+
+
+def eligible(ladder: Ladder, arrival: Arrival) -> list[Candidate]:
+    """The variants that keep every bound of this request on an idle machine."""
+    asked = arrival.constraints
+    return [
+        each
+        for each in ladder.candidates
+        if not rejections(
+            asked,
+            each,
+            reference=None,
+            idle_latency_s=each.service_s(arrival.rows, asked.latency_percentile),
+        )
+    ]
+
+
+def _pinned(
+    pin: Callable[..., str],
+    setting: Setting,
+    arrivals: Sequence[Arrival],
+    tunables: Mapping[str, Any],
+) -> list[Arrival]:
+    known: dict[Any, list[Candidate]] = {}
+    found = []
+    for number, arrival in enumerate(arrivals):
+        key = (arrival.constraints, arrival.rows)
+        if key not in known:
+            known[key] = eligible(setting.ladder, arrival)
+        if known[key]:
+            variant = pin(setting, known[key], number, **tunables)
+            bound = replace(arrival.constraints, variants=(variant,))
+            arrival = replace(arrival, constraints=bound)  # noqa: PLW2901
+        found.append(arrival)
+    return found
