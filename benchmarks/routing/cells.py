@@ -54,28 +54,37 @@ def run(cell: Cell, names: Sequence[str]) -> list[Result]:
     )
     results = []
     for name in names:
-        tunables = _tuned(name, setting, cell.rules)
+        baseline = baselines.find(name)
+        grid = baseline.grid(setting)
+        hindsight = getattr(baseline, "HINDSIGHT", False)
+        if len(grid) > 1 and not hindsight:
+            grid = [_best(name, grid, setting, training, seed=0, rules=cell.rules)[0]]
+        found = tuple(
+            _best(name, grid, setting, arrivals, seed=seed, rules=cell.rules)
+            for seed, arrivals in enumerate(tests, start=1)
+        )
         results.append(
             Result(
                 policy=name,
-                tunables=tunables,
-                windows=tuple(
-                    play((name, tunables), setting, arrivals, seed=seed, rules=cell.rules)
-                    for seed, arrivals in enumerate(tests, start=1)
-                ),
+                tunables={} if hindsight else grid[0],
+                windows=tuple(scores for _, scores in found),
             )
         )
     return results
 
 
-def _tuned(name: str, setting: Setting, rules: Rules) -> Mapping[str, Any]:
-    """The settings of the grid that do best on the training window; the first of equals."""
-    grid = baselines.find(name).GRID
-    if len(grid) == 1:
-        return grid[0]
-
-    def effective(tunables: Mapping[str, Any]) -> float:
-        scores = play((name, tunables), setting, setting.training, seed=0, rules=rules)
-        return scores.effective_accuracy
-
-    return max(grid, key=effective)
+def _best(
+    name: str,
+    grid: Sequence[Mapping[str, Any]],
+    setting: Setting,
+    arrivals: Sequence[Arrival],
+    *,
+    seed: int,
+    rules: Rules,
+) -> tuple[Mapping[str, Any], Scores]:
+    """The tunables that do best on these arrivals, the first of equals, and their scores."""
+    played = [
+        (tunables, play((name, tunables), setting, arrivals, seed=seed, rules=rules))
+        for tunables in grid
+    ]
+    return max(played, key=lambda each: each[1].effective_accuracy)

@@ -25,9 +25,12 @@ USD_PER_WORKER_S = 0.05 / 3600
 """What a worker costs where a table names no cost: 5 US cents an hour, a small cloud core."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Ladder:
-    """A model's variants. Policies decide with `candidates`; runs take `service`."""
+    """A model's variants. Policies decide with `candidates`; runs take `service`.
+
+    Compared by identity, so that what is solved for a ladder can be kept.
+    """
 
     name: str
     candidates: tuple[Candidate, ...]

@@ -2,14 +2,16 @@
 
 A file offers
 
-    GRID    the settings that are tried on the training window, as keyword arguments of `build`
+    grid    (setting) → the settings that are tried on the training window
     build   (setting, **tunables) → a policy: `choose(view)`, and state where its paper has some
 
-and, where the paper fixes a request's variant on arrival, `pin(setting, constraints, eligible,
-number)` → the variant to which a request is bound (asked once for each, in order). All of them get
-what ours gets: requests whose eligible variants keep every bound, earliest deadline first, and
-early drop. Where a paper's choice is not eligible for the head, or would make it late, the nearest
-one that is takes its place (`gears.nearest`): more than the papers promise.
+and, where the paper fixes a request's variant on arrival, `pin(setting, eligible, number,
+**tunables)` → the variant to which the request is bound. `HINDSIGHT` says that the best setting is
+taken for each window that is reported on.
+
+All of them get what ours gets: requests whose eligible variants keep every bound, earliest deadline
+first, and early drop. Where a paper's choice is not eligible for the head, or would make it late,
+the nearest one that is takes its place (`gears.nearest`): more than the papers promise.
 """
 
 import importlib
@@ -26,7 +28,7 @@ from router.simulate import Arrival
 OURS = policies.DEFAULT
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Setting:
     """What a policy may know before it starts: the ladder, the fleet and the training window.
 
@@ -49,20 +51,23 @@ class Setting:
 class Baseline(Protocol):
     """What a file in this folder offers."""
 
-    GRID: Sequence[Mapping[str, Any]]
+    def grid(self, setting: Setting) -> Sequence[Mapping[str, Any]]:
+        """The settings that are tried."""
+        ...
 
     def build(self, setting: Setting, **tunables: Any) -> Policy:
         """A fresh policy."""
         ...
 
 
-class _Routers:
+class _Router:
     """A policy of `router.policies`: nothing to tune."""
-
-    GRID: Sequence[Mapping[str, Any]] = ({},)
 
     def __init__(self, name: str) -> None:
         self._name = name
+
+    def grid(self, setting: Setting) -> Sequence[Mapping[str, Any]]:
+        return ({},)
 
     def build(self, setting: Setting) -> Policy:
         return policies.find(self._name)
@@ -81,7 +86,7 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> Baseline:
     """The policy of this name. Raises `UnknownPolicy` (a `LookupError`) where there is none."""
     if name in policies.names():
-        return cast(Baseline, _Routers(name))
+        return cast(Baseline, _Router(name))
     if name not in names():
         raise UnknownBaseline(name)
     return cast(Baseline, importlib.import_module(f"{__name__}.{name}"))

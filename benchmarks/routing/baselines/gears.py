@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.routing.ladder import Ladder, pareto, value
+from router.batching import fill
 from router.candidate import Candidate
 from router.view import Choice, View
 
@@ -17,16 +18,36 @@ def per_s(candidate: Candidate, batch: int) -> float:
     return batch / candidate.service_s(batch, 50)
 
 
-def left_s(view: View) -> float:
-    """Seconds that a run of the head may take."""
-    return view.queue[0].deadline_s - view.now_s - view.overhead_s
+def most_per_s(candidate: Candidate, limit_s: float, max_batch: int) -> float:
+    """Rows a second at the best measured batch whose p95 is within the limit, or one by one."""
+    fitting = [
+        per_s(candidate, size)
+        for size, quantiles in candidate.service.items()
+        if size <= max_batch and quantiles.p95 <= limit_s
+    ]
+    return max(fitting, default=per_s(candidate, 1))
 
 
-def nearest(view: View, gear: str) -> str:
-    """The head's variant for this gear: itself, else the most accurate that is no slower, else the
-    fastest; never one that makes the head late where another would not."""
-    options, tail_s = view.options[0], view.options[0].tail_s
-    most_s = left_s(view)
+def largest_batch(candidate: Candidate, limit_s: float, max_batch: int) -> int:
+    """The largest measured batch whose p95 is within the limit; 0 where none is."""
+    fitting = [
+        size
+        for size, quantiles in candidate.service.items()
+        if size <= max_batch and quantiles.p95 <= limit_s
+    ]
+    return max(fitting, default=0)
+
+
+def left_s(view: View, index: int = 0) -> float:
+    """Seconds that a run of this request may take."""
+    return view.queue[index].deadline_s - view.now_s - view.overhead_s
+
+
+def nearest(view: View, gear: str, index: int = 0) -> str:
+    """A request's variant for this gear: itself, else the most accurate that is no slower, else
+    the fastest; never one that makes it late where another would not."""
+    options, tail_s = view.options[index], view.options[index].tail_s
+    most_s = left_s(view, index)
     if gear in tail_s and tail_s[gear] <= most_s:
         return gear
     most_s = min(most_s, view.candidates[gear].service_s(options.rows, options.percentile))
@@ -44,12 +65,12 @@ def batch(view: View, variant: str, limit: int, *, start: int = 0) -> tuple[int,
     """
     candidate = view.candidates[variant]
     ready_s = view.now_s + view.overhead_s
+    limit = min(limit, view.max_batch)
     ids: list[int] = []
     rows, latest_s, percentile = 0, float("inf"), 50
-    for request, options, due_s in zip(
-        view.queue[start:], view.options[start:], view.due_s[start:], strict=True
-    ):
-        if ids and rows + request.rows > min(limit, view.max_batch):
+    for index in range(start, len(view.queue)):
+        request, options, due_s = view.queue[index], view.options[index], view.due_s[index]
+        if ids and rows + request.rows > limit:
             break
         if variant not in options.tail_s:
             continue
@@ -69,19 +90,30 @@ def serve(view: View, gear: str, limit: int) -> Choice:
     return Choice(variant=variant, requests=batch(view, variant, limit))
 
 
-def largest_batch(candidate: Candidate, limit_s: float, max_batch: int) -> int:
-    """The largest measured batch whose p95 is within the limit; 0 where none is."""
-    fitting = [
-        size
-        for size, quantiles in candidate.service.items()
-        if size <= max_batch and quantiles.p95 <= limit_s
-    ]
-    return max(fitting, default=0)
-
-
 def spread(ladder: Ladder, most: int) -> Sequence[str]:
     """Up to `most` variants, evenly over the front, most accurate first."""
     front = accurate_first(ladder)
     if len(front) <= most:
         return [each.variant for each in front]
     return [front[round(i * (len(front) - 1) / (most - 1))].variant for i in range(most)]
+
+
+class Bound:
+    """Serves requests that are bound to one variant each; batches where they save time."""
+
+    def choose(self, view: View) -> Choice:
+        """The head on its only variant."""
+        variant = view.options[0].fastest
+        return Choice(variant=variant, requests=fill(view, variant, shifted=True))
+
+
+class Gear:
+    """Always the same gear; batches where they save time."""
+
+    def __init__(self, gear: str) -> None:
+        self._gear = gear
+
+    def choose(self, view: View) -> Choice:
+        """The head on the variant nearest to the gear."""
+        variant = nearest(view, self._gear)
+        return Choice(variant=variant, requests=fill(view, variant, shifted=True))

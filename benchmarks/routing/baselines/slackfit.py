@@ -6,18 +6,20 @@ tuple with the largest batch (ties: accuracy), or, as its paper's other mode, wi
 accuracy; the bucket with the largest latency within the slack is served.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.routing.baselines import Setting
 from benchmarks.routing.baselines.gears import batch, left_s
 from benchmarks.routing.ladder import value
 from router.view import Choice, Options, View
 
-GRID = tuple(
-    {"buckets": buckets, "most": most, "by": by}
-    for buckets in (8, 32)
-    for most, by in ((1, "batch"), (32, "batch"), (32, "accuracy"))
-)
+
+def grid(setting: Setting) -> Sequence[Mapping[str, Any]]:
+    """Number of buckets, the largest batch, and what a bucket keeps."""
+    kept = ((1, "batch"), (32, "batch"), (32, "accuracy"))
+    return tuple({"buckets": n, "most": m, "by": by} for n in (8, 32) for m, by in kept)
+
 
 Tuple = tuple[float, int, float, str]
 """Latency in seconds, batch, accuracy, variant."""
