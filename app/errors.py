@@ -148,6 +148,14 @@ def problem_for(error: BaseException) -> Problem:
             title="The worker did not answer in time and was replaced",
             detail="The variant hung on this batch.",
         )
+    if isinstance(error, WorkerLost) and error.cause == "oom":
+        return Problem(
+            status=503,
+            code="out-of-memory",
+            title="The worker ran out of memory and was replaced",
+            detail="This batch needed more memory than a worker may have (worker_memory_bytes).",
+            headers={"Retry-After": "1"},
+        )
     if isinstance(error, ArtifactRejected) and error.code == "format_not_allowed":
         return Problem(
             status=415, code="format-not-allowed", title="Only ONNX is taken", detail=str(error)

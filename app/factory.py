@@ -58,6 +58,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         threads=settings.threads,
         hang_s=settings.hang_s,
         max_queue_bytes=settings.max_queue_bytes,
+        limits=settings.worker_limits(),
     )
     remembered = Decisions()
     gateway = Gateway(

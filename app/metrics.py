@@ -109,6 +109,16 @@ class Metrics:
         )
         self._client_closed = counter("client_closed", "Callers that left before their answer.")
         self._worker_restarts = counter("worker_restarts", "Workers lost.", "worker", "cause")
+        self._retries = counter(
+            "retries", "Requests run once more after their worker was lost.", "model", "variant"
+        )
+        self._ejections = counter(
+            "variant_ejections",
+            "Variants quarantined, by what broke their workers.",
+            "model",
+            "variant",
+            "cause",
+        )
         self._load_seconds = histogram(
             "model_load_duration_seconds",
             "Load, trial and warm-up of a variant.",
@@ -135,6 +145,7 @@ class Metrics:
         self._inflight = gauge("inflight_requests", "Requests between arrival and reply.")
         self._worker_up = gauge("worker_up", "1 while the worker lives.", "worker")
         self._worker_rss = gauge("worker_rss_bytes", "Resident memory of the worker.", "worker")
+        self._worker_files = gauge("worker_open_files", "Open files of the worker.", "worker")
         self._variant_healthy = gauge(
             "variant_healthy",
             "1 while the variant is loaded and not quarantined.",
@@ -220,6 +231,14 @@ class Metrics:
         """One worker that died or was killed."""
         self._worker_restarts.labels(str(worker), cause).inc()
 
+    def retried(self, manifest: Manifest) -> None:
+        """One request queued again after its worker was lost."""
+        self._retries.labels(manifest.model, manifest.variant).inc()
+
+    def ejected(self, manifest: Manifest, cause: str) -> None:
+        """One variant quarantined."""
+        self._ejections.labels(manifest.model, manifest.variant, cause).inc()
+
     def switched(self, model: str, outcome: str, seconds: float) -> None:
         """One activation or deactivation."""
         self._switches.labels(model, outcome).inc()
@@ -252,10 +271,12 @@ class Metrics:
         ready: bool,
         queue_depths: dict[str, int],
         workers: dict[int, int | None],
+        files: dict[int, int],
         active: list[tuple[Manifest, bool]],
         drift: list[tuple[Manifest, float, bool]],
     ) -> None:
-        """Set what is read rather than counted. `workers`: resident bytes, None while down.
+        """Set what is read rather than counted. `workers`: resident bytes, None while down;
+        `files`: what they have open.
 
         `drift`: measured ÷ profiled median of each active variant, and whether it is off for long.
         """
@@ -265,6 +286,7 @@ class Metrics:
         for number, rss_bytes in workers.items():
             self._worker_up.labels(str(number)).set(rss_bytes is not None)
             self._worker_rss.labels(str(number)).set(rss_bytes or 0)
+            self._worker_files.labels(str(number)).set(files.get(number, 0))
         for labelled in (
             self._variant_info,
             self._variant_healthy,

@@ -17,7 +17,7 @@ def serve(settings: Settings, on_listening: Callable[[str], None] = lambda _: No
     `on_listening` is told the address once connections are taken. Raises `Invalid` when the
     address cannot be bound.
     """
-    processes = [spawn() for _ in range(settings.workers)]
+    processes = [spawn(limits) for limits in settings.worker_limits()]
     try:
         gc.disable()  # all that is imported stays: looking for garbage only takes time
         from app.server import run

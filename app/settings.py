@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.engine.limits import Limits, share_out, usable_cores
 from variants import toml_file
 from variants.cost import Prices
 from variants.errors import Invalid
@@ -48,9 +49,22 @@ class Settings(BaseModel):
         bool, Field(description="whether callers need a key; off only on the loopback address")
     ] = True
     workers: Annotated[int, Field(ge=1, le=256, description="worker processes")] = max(
-        1, (os.cpu_count() or 1) - 1
+        1, len(usable_cores()) - 1
     )
     threads: Annotated[int, Field(ge=1, le=256, description="threads of one worker's runtime")] = 1
+    pin_workers: Annotated[
+        bool,
+        Field(
+            description="give each worker cores of its own, the first one left to HTTP; "
+            "turn it off where other programs share the machine"
+        ),
+    ] = True
+    worker_memory_bytes: Annotated[
+        int | None,
+        Field(
+            ge=64 << 20, description="resident memory at which a worker is replaced; none: never"
+        ),
+    ] = None
     policy: Annotated[str, Field(description="dispatch policy, a file of router/policies")] = (
         "share_slack"
     )
@@ -75,6 +89,15 @@ class Settings(BaseModel):
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a body to arrive")] = 30.0
     drain_s: Annotated[float, Field(ge=0, description="time to finish work at shutdown")] = 20.0
     prices: PriceSettings = PriceSettings()
+
+    def worker_limits(self) -> tuple[Limits, ...]:
+        """What each worker may take."""
+        return share_out(
+            usable_cores() if self.pin_workers else (),
+            workers=self.workers,
+            threads=self.threads,
+            memory_bytes=self.worker_memory_bytes,
+        )
 
     def check_address(self) -> None:
         """Raise `Invalid` for an open address without keys."""

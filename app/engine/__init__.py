@@ -5,6 +5,7 @@
 - `worker.py`          the `Worker` protocol and the local process behind it
 - `worker_process.py`  the child: holds sessions, runs one batch at a time
 - `process.py`         starting that child, before anything heavy is imported
+- `limits.py`          the cores, memory and open files that a worker may have
 - `frames.py`          what travels between them: a JSON header and raw tensor bytes
 - `leases.py`          how many admitted requests may still use a variant
 - `correction.py`      service times corrected by what workers really take

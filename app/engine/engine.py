@@ -12,10 +12,18 @@ import structlog
 from app.catalog import Catalog, ServedModel, ServedVariant
 from app.engine.frames import MAX_PAYLOAD_BYTES
 from app.engine.leases import Leases
+from app.engine.limits import OPEN_FILES, Limits
 from app.engine.overhead import Overhead
 from app.engine.process import Process
 from app.engine.slot import Slot
-from app.engine.worker import LoadFailed, Loading, LocalWorker, RunFailed, RunResult
+from app.engine.worker import (
+    LoadFailed,
+    Loading,
+    LocalWorker,
+    RunFailed,
+    RunResult,
+    WorkerLost,
+)
 from app.metrics import Metrics
 from router.candidate import Candidate
 from router.correction import Correction
@@ -23,6 +31,7 @@ from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
 from router.policies import Policy
 from variants.manifest import Manifest
+from variants.profile import Profile
 from variants.runtimes import Tensor, Tensors
 from variants.spec import ModelSpec
 from variants.store import Store
@@ -34,6 +43,17 @@ QUARANTINE_WINDOW_S = 300.0
 QUARANTINED = f"quarantined: it broke its worker {QUARANTINE_BREAKS} times; activate it to retry"
 HANG_FACTOR = 20.0
 LOAD_TIMEOUT_S = 120.0
+WATCH_S = 0.1
+"""Time between two looks at what the workers take."""
+
+FILES_RATIO = 0.75
+"""A worker is replaced once it has so much of the open files that it may have."""
+
+BLAMED = frozenset({"hang", "garbage", "oom"})
+"""Causes of loss, beside a crash by its own fault, that are put down to the variant that ran."""
+
+RETRIED = frozenset({"crash", "exit"})
+"""Causes after which a batch is run once more, unless the variant may have brought it about."""
 
 
 class DeadlinePassed(Exception):
@@ -71,6 +91,7 @@ class _Entry:
     keys: tuple[str, ...]
     future: "asyncio.Future[Answer]"
     since_s: float
+    retried: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +137,7 @@ class Engine:
         threads: int,
         hang_s: float,
         max_queue_bytes: int,
+        limits: Sequence[Limits] = (),
     ) -> None:
         self._store = store
         self._policy = policy
@@ -139,8 +161,16 @@ class Engine:
         self.overhead = Overhead(0.001)
         self._handover = Overhead(0.0005)
         self.slots = [
-            Slot(number, self._wanted, self._on_change, self._on_lost) for number in range(workers)
+            Slot(
+                number,
+                self._wanted,
+                self._on_change,
+                self._on_lost,
+                limits[number] if number < len(limits) else None,
+            )
+            for number in range(workers)
         ]
+        self._watcher: asyncio.Task[None] | None = None
 
     # Life
 
@@ -155,6 +185,7 @@ class Engine:
             self.publish(model)
         for slot in self.slots:
             slot.start(processes[slot.id] if slot.id < len(processes) else None)
+        self._watcher = asyncio.create_task(self._watch())
 
     def drain(self) -> None:
         """Be no longer ready; what still arrives is served until `close`."""
@@ -169,6 +200,8 @@ class Engine:
     async def stop(self) -> None:
         """End the workers. The server has let what was admitted finish before."""
         self.close()
+        if self._watcher is not None:
+            self._watcher.cancel()
         await asyncio.gather(*(slot.stop() for slot in self.slots))
 
     @property
@@ -267,6 +300,10 @@ class Engine:
         """Resident bytes of each worker, None while it is being replaced."""
         return {s.id: s.worker.resident_bytes() if s.worker else None for s in self.slots}
 
+    def worker_files(self) -> dict[int, int]:
+        """Open files of each worker that lives."""
+        return {s.id: s.worker.open_files() for s in self.slots if s.worker}
+
     def health(self) -> list[tuple[Manifest, bool]]:
         """Every active variant, and whether some worker has it and it is not quarantined."""
         return [
@@ -348,9 +385,15 @@ class Engine:
             key=served.key,
             path=str(self._store.blob_path(served.manifest.artifact.digest)),
             runtime=served.manifest.runtime,
-            threads=profile.threads if profile is not None else self._threads,
+            threads=self._fitting_threads(profile),
             inputs=spec.inputs,
         )
+
+    def _fitting_threads(self, profile: Profile | None) -> int:
+        """As measured, but never more threads than the cores that a worker is pinned to."""
+        threads = self._threads if profile is None else profile.threads
+        pinned = [len(slot.limits.cores) for slot in self.slots if slot.limits.cores]
+        return min([threads, *pinned])
 
     # Dispatch
 
@@ -396,8 +439,7 @@ class Engine:
         now = time.monotonic()
         candidate = correction.candidate(now)
         expected_s = candidate.service_s(rows, 50) if candidate.service else 0.1
-        slot.running = served.key
-        slot.free_at_s = now + expected_s
+        slot.begin(served.key, expected_s)
         batch = _Batch(
             spec=state.spec, served=served, correction=correction, entries=entries, rows=rows
         )
@@ -420,13 +462,28 @@ class Engine:
             _share(batch, result, begun)
         except Exception as error:  # nobody may be left waiting, whatever it is
             for entry in batch.entries:
-                _fail(entry, error)
+                if not self._retry(entry, batch, worker, error):
+                    _fail(entry, error)
         finally:
             watchdog.cancel()
             if worker.alive:
-                slot.running = None
-                slot.free_at_s = 0.0
+                slot.release()
                 self._pump()
+
+    def _retry(self, entry: _Entry, batch: _Batch, worker: LocalWorker, error: Exception) -> bool:
+        """Queue a request once more whose worker was killed from outside.
+
+        Asking twice does no harm. What may itself have broken the worker is not given another.
+        """
+        if not isinstance(error, WorkerLost) or error.cause not in RETRIED or worker.crashed:
+            return False
+        gone = entry.future.done() or time.monotonic() >= entry.queued.deadline_s
+        if entry.retried or gone or self._closed:
+            return False
+        entry.retried = True
+        self._models[batch.spec.name].entries[entry.queued.id] = entry
+        self._metrics.retried(batch.served.manifest)
+        return True
 
     def _expire(self, state: _ModelState, entry: _Entry) -> None:
         """The deadline is here: what still waits for a worker is given up."""
@@ -436,23 +493,39 @@ class Engine:
 
     # Workers
 
+    async def _watch(self) -> None:
+        """Replace workers that have grown too large or leak files, before they break."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for slot in self.slots:
+                if slot.worker is None:
+                    continue
+                most_bytes = slot.limits.memory_bytes
+                if most_bytes is not None and slot.worker.resident_bytes() > most_bytes:
+                    slot.recycle("memory")
+                elif slot.worker.open_files() > FILES_RATIO * OPEN_FILES:
+                    slot.recycle("files")
+
     def _view(self, slot: Slot, state: _ModelState, keys: frozenset[str]) -> WorkerView:
         names = frozenset(name for name, served in state.variants.items() if served.key in keys)
-        return WorkerView(id=slot.id, free_at_s=slot.free_at_s, loaded=names)
+        free_at_s = slot.free_at_s(time.monotonic())
+        return WorkerView(id=slot.id, free_at_s=free_at_s, loaded=names)
 
     def _on_change(self) -> None:
         self._changed.set()
         self._pump()
 
     def _on_lost(self, slot: Slot, worker: LocalWorker, cause: str) -> None:
-        log.warning("worker_lost", worker=slot.id, cause=cause, running=slot.running)
         self._metrics.worker_lost(slot.id, cause)
-        if worker.crashed or cause in ("hang", "garbage"):
+        if cause == "recycle":
+            return
+        log.warning("worker_lost", worker=slot.id, cause=cause, running=slot.running)
+        if worker.crashed or cause in BLAMED:
             for key in {slot.running, worker.lost_loading}:
                 if key is not None:
-                    self._blame(key)
+                    self._blame(key, cause)
 
-    def _blame(self, key: str) -> None:
+    def _blame(self, key: str, cause: str) -> None:
         """A variant broke its worker; on repetition it may not do so again until activated."""
         now = time.monotonic()
         breaks = self._breaks.setdefault(key, deque(maxlen=QUARANTINE_BREAKS))
@@ -460,6 +533,9 @@ class Engine:
         if len(breaks) < QUARANTINE_BREAKS or now - breaks[0] > QUARANTINE_WINDOW_S:
             return
         log.error("variant_quarantined", key=key)
+        for served in self.catalog.served().values():
+            if served.key == key and key not in self._quarantine:
+                self._metrics.ejected(served.manifest, cause)
         self._quarantine.add(key)
         self._changed.set()
         for entry in self._entries():

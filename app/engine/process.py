@@ -10,6 +10,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from app.engine.limits import Limits
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
@@ -25,8 +27,12 @@ class Process:
         self.popen.wait()
 
 
-def spawn() -> Process:
-    """Start a worker process, which waits for operations. Raises `OSError`."""
+def spawn(limits: Limits | None = None) -> Process:
+    """Start a worker process within limits; it waits for operations. Raises `OSError`.
+
+    Always a new interpreter, never a fork of this one: it inherits no lock, thread or open file
+    but its end of the socket.
+    """
     ours, theirs = socket.socketpair()
     try:
         with theirs:
@@ -45,6 +51,8 @@ def spawn() -> Process:
     except OSError:
         ours.close()
         raise
+    if limits is not None:
+        limits.impose(popen.pid)
     return Process(popen=popen, channel=ours)
 
 

@@ -1,11 +1,17 @@
-"""One place for a worker: starts it, loads what is wanted, and replaces it when it is lost."""
+"""One place for a worker: starts it, loads what is wanted, and replaces it when it is lost.
+
+A worker that has grown too large is replaced without a gap: its successor starts and opens
+everything beside it, and takes its place between two batches.
+"""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
 import structlog
 
+from app.engine.limits import Limits
 from app.engine.process import Process, spawn
 from app.engine.worker import LoadFailed, Loading, LocalWorker, WorkerLost
 
@@ -20,6 +26,12 @@ BACKOFF_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
 HOPELESS = 3
 """After so many such starts nothing is promised on the next one."""
 
+RECYCLE_AGAIN_S = 2.0
+"""Shortest time between two replacements of a worker that was not lost."""
+
+OVERDUE = 0.5
+"""A start that takes longer than expected is expected to take this share of its time yet."""
+
 
 class Slot:
     """A worker that is always being there, being started, or being replaced.
@@ -33,11 +45,18 @@ class Slot:
         wanted: Callable[[], Mapping[str, Loading]],
         on_change: Callable[[], None],
         on_lost: Callable[["Slot", LocalWorker, str], None],
+        limits: Limits | None = None,
     ) -> None:
         self.id = id
+        self.limits = limits or Limits()
         self.worker: LocalWorker | None = None
         self.running: str | None = None
-        self.free_at_s = 0.0
+        self._free_at_s = 0.0
+        self._begun_s: float | None = None
+        self._successor: LocalWorker | None = None
+        self._successor_ready = False
+        self._recycling: asyncio.Task[None] | None = None
+        self._recycled_s = 0.0
         self._wanted = wanted
         self._on_change = on_change
         self._on_lost = on_lost
@@ -63,10 +82,37 @@ class Slot:
 
     @property
     def expected(self) -> frozenset[str]:
-        """Keys that it can run now, or soon where it is being started and is not failing."""
-        if self.settled or self._failures >= HOPELESS:
+        """Keys that it can run now, or soon where it is being started and is not failing.
+
+        Once it runs some, the others are still to be loaded, which may take long.
+        """
+        if self.loaded or self.settled or self._failures >= HOPELESS:
             return self.loaded
-        return self.loaded | frozenset(self._wanted())
+        return frozenset(self._wanted())
+
+    def free_at_s(self, now_s: float) -> float:
+        """When it can take the next batch, as far as that can be foreseen; in the past: now."""
+        if self._begun_s is None or self.loaded:
+            return self._free_at_s
+        return max(self._free_at_s, now_s + OVERDUE * (now_s - self._begun_s))
+
+    def begin(self, key: str, expected_s: float) -> None:
+        """Be busy with a batch on this variant for about so long."""
+        self.running = key
+        self._free_at_s = time.monotonic() + expected_s
+
+    def release(self) -> None:
+        """Be free again; where a successor stands ready, it takes the worker's place."""
+        self.running = None
+        self._free_at_s = 0.0
+        self._swap()
+
+    def recycle(self, cause: str) -> None:
+        """Replace the worker by a fresh one that has opened everything, without a gap."""
+        worker = self.worker
+        rested = time.monotonic() - self._recycled_s > RECYCLE_AGAIN_S
+        if worker is not None and self.settled and self._recycling is None and rested:
+            self._recycling = asyncio.create_task(self._succeed(worker, cause))
 
     def start(self, process: Process | None = None) -> None:
         """Begin to keep a worker here, the first one in `process` where one was started already."""
@@ -74,11 +120,13 @@ class Slot:
 
     async def stop(self) -> None:
         """End the worker and do not replace it."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-        if self.worker is not None:
-            self.worker.kill("stop")
-            await self.worker.lost()
+        for task in (self._keeper, self._recycling):
+            if task is not None:
+                task.cancel()
+        for worker in (self._successor, self.worker):
+            if worker is not None:
+                worker.kill("stop")
+                await worker.lost()
 
     async def load(self, loading: Loading) -> None:
         """Open one more variant.
@@ -86,28 +134,31 @@ class Slot:
         Raises `LoadFailed`, also where the worker crashes over it. The successor of a worker that
         was lost otherwise, or is just being started, opens it.
         """
-        worker = self.worker
-        if worker is None or loading.key in worker.loaded:
-            return
-        try:
-            await worker.load(loading)
-        except WorkerLost:
-            if worker.crashed:
-                raise LoadFailed("the worker crashed while it loaded it") from None
+        while (worker := self.worker) is not None and loading.key not in worker.loaded:
+            try:
+                await worker.load(loading)
+                if self._successor is not None:
+                    await self._successor.load(loading)
+                break
+            except WorkerLost:
+                if worker.crashed:
+                    raise LoadFailed("the worker crashed while it loaded it") from None
+                if self.worker in (worker, None):
+                    return
         self._on_change()
 
     async def unload(self, key: str) -> None:
         """Close a variant; a worker that was lost has closed it already."""
-        if self.worker is not None:
-            try:
-                await self.worker.unload(key)
-            except WorkerLost:
-                return
+        for worker in (self.worker, self._successor):
+            if worker is not None:
+                with contextlib.suppress(WorkerLost):
+                    await worker.unload(key)
 
     async def _keep(self, process: Process | None) -> None:
         while True:
             pause_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
-            self.free_at_s = time.monotonic() + pause_s + self._start_s
+            self._begun_s = time.monotonic()
+            self._free_at_s = self._begun_s + pause_s + self._start_s
             await asyncio.sleep(pause_s)
             self._failures += 1
             try:
@@ -115,19 +166,19 @@ class Slot:
             except Exception as error:  # whatever it is, the place is not given up
                 log.error("worker_not_started", worker=self.id, exc_info=error)
             process = None
-            if self.worker is not None:
+            while self.worker is not None:
                 await self._end(self.worker)
 
     async def _start(self, process: Process | None) -> None:
         begun = time.monotonic()
-        worker = self.worker = await LocalWorker.connect(process or spawn())
+        worker = self.worker = await LocalWorker.connect(process or spawn(self.limits))
 
         async def open_one(loading: Loading) -> None:
             if await self._open(worker, loading) and self._failures:
                 self._failures = 0  # it serves from here on
                 if process is None:
                     self._start_s = time.monotonic() - begun
-                self.free_at_s = 0.0
+                self._free_at_s = 0.0
                 self._on_change()
 
         await asyncio.gather(*(open_one(loading) for loading in self._wanted().values()))
@@ -135,7 +186,7 @@ class Slot:
             return
         self._settled = True
         self._failures = 0
-        self.free_at_s = 0.0
+        self._free_at_s = 0.0
         log.info("worker_ready", worker=self.id, pid=worker.pid, start_s=time.monotonic() - begun)
         self._on_change()
 
@@ -152,9 +203,46 @@ class Slot:
         return True
 
     async def _end(self, worker: LocalWorker) -> None:
-        """Wait for the worker's end and clear its place."""
+        """Wait for the worker's end and clear its place, unless its successor has it already."""
         cause = await worker.lost()
+        if self.worker is not worker:
+            self._on_lost(self, worker, cause)
+            return
         self._settled = False
         self.worker = None
         self._on_lost(self, worker, cause)
         self.running = None
+
+    async def _succeed(self, worker: LocalWorker, cause: str) -> None:
+        """Start a successor beside the worker, have it open the same, and let it take over."""
+        try:
+            successor = self._successor = await LocalWorker.connect(spawn(self.limits))
+            while missing := self._missing(worker, successor):
+                await successor.load(missing[0])
+            self._successor_ready = True
+            log.info("worker_recycled", worker=self.id, cause=cause, pid=successor.pid)
+            self._swap()
+            await worker.lost()
+        except (LoadFailed, WorkerLost, OSError) as error:
+            log.error("worker_not_recycled", worker=self.id, cause=cause, error=str(error))
+        finally:
+            if self._successor is not None:
+                self._successor.kill("stop")
+            self._successor, self._successor_ready = None, False
+            self._recycled_s = time.monotonic()
+            self._recycling = None
+
+    def _missing(self, worker: LocalWorker, successor: LocalWorker) -> list[Loading]:
+        """What the worker has open, is still wanted, and the successor has not opened yet."""
+        keys = worker.loaded - successor.loaded
+        return [loading for key, loading in self._wanted().items() if key in keys]
+
+    def _swap(self) -> None:
+        """Let the successor take over, if one is ready and no batch is running."""
+        if not self._successor_ready or self.running is not None or not self.settled:
+            return
+        worker, self.worker = self.worker, self._successor
+        self._successor, self._successor_ready = None, False
+        assert worker is not None
+        worker.kill("recycle")
+        self._on_change()

@@ -22,6 +22,16 @@ LOAD_LIMIT_S = 300.0
 """A worker that takes longer to open a variant is replaced."""
 
 
+def kernel_kills() -> int:
+    """How often the kernel has killed for memory in this control group (cgroup v2), 0 without."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.events").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    counts = dict(line.split() for line in text.splitlines())
+    return int(counts.get("oom_kill", 0))
+
+
 class WorkerLost(Exception):
     """The worker died or was killed while it held the call; `cause` is a word for the metrics."""
 
@@ -99,6 +109,7 @@ class LocalWorker(asyncio.Protocol):
 
     def __init__(self, process: Process) -> None:
         self._popen = process.popen
+        self._kernel_kills = kernel_kills()
         self._buffer = bytearray()
         self._calls: dict[int, asyncio.Future[_Reply]] = {}
         self._loading: list[str] = []
@@ -164,6 +175,9 @@ class LocalWorker(asyncio.Protocol):
     async def run(self, key: str, inputs: Tensors) -> RunResult:
         reply, outputs = await self._call({"op": "run", "key": key}, inputs)
         if "error" in reply:
+            if reply.get("memory"):
+                self.kill("oom")
+                raise WorkerLost("oom")
             raise RunFailed(str(reply["error"]))
         return RunResult(outputs=outputs, run_s=self._seconds(reply))
 
@@ -182,6 +196,13 @@ class LocalWorker(asyncio.Protocol):
             pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
             return int(pages) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, IndexError):
+            return 0
+
+    def open_files(self) -> int:
+        """Open file descriptors of the process, 0 when it has just gone."""
+        try:
+            return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+        except OSError:
             return 0
 
     # asyncio.Protocol
@@ -203,7 +224,8 @@ class LocalWorker(asyncio.Protocol):
         self._popen.kill()  # it may live on without its socket
         status = self._popen.wait()
         self.crashed = self.alive and (status > 0 or -status in CRASH_SIGNALS)
-        cause = self._doom("crash" if status != 0 else "exit")
+        killed_for_memory = status == -signal.SIGKILL and self._kernel_kills < kernel_kills()
+        cause = self._doom("oom" if killed_for_memory else "crash" if status != 0 else "exit")
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(WorkerLost(cause))

@@ -5,7 +5,7 @@ operation has an `id`, and its reply bears the same one:
 
     load    key, path, runtime, threads, inputs  → seconds | error
     unload  key                                  → nothing more
-    run     key + input tensors                  → seconds + output tensors | error
+    run     key + input tensors                  → seconds + output tensors | error, memory
 
 Loading happens on a thread of its own, so it never blocks a batch. The process ends with its
 parent: at the socket's end, or by the parent-death signal (prctl(2), PR_SET_PDEATHSIG).
@@ -67,7 +67,7 @@ class WorkerProcess:
             outputs = self._sessions[message["key"]].run(inputs)
             reply = frames.pack({"id": id, "seconds": time.perf_counter() - start}, outputs)
         except Exception as error:  # a runtime may raise anything; the batch fails, not the worker
-            reply = frames.pack({"id": id, "error": _words(error)})
+            reply = frames.pack({"id": id, "error": _words(error), "memory": _is_memory(error)})
         self._send(reply)
 
     def _load(self, message: dict[str, Any]) -> None:
@@ -102,6 +102,12 @@ def _import_runtimes() -> None:
     """Import what is installed while the gateway still starts; the first load finds it here."""
     for name in runtimes.installed():
         runtimes.find(name).version()
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether it is out of memory; runtimes say so in words of their own."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "bad_alloc" in text or "allocate memory" in text
 
 
 def _words(error: Exception) -> str:

@@ -34,6 +34,7 @@ async def metrics(parts: Parts) -> Response:
         ready=parts.engine.ready,
         queue_depths=parts.engine.queue_depths(),
         workers=parts.engine.worker_memory(),
+        files=parts.engine.worker_files(),
         active=parts.engine.health(),
         drift=parts.engine.drift(),
     )

@@ -48,6 +48,8 @@ OTHER: dict[str, Any] = {
     "host": "localhost",
     "require_keys": "false",
     "policy": "static",
+    "pin_workers": "false",
+    "worker_memory_bytes": "100000000",
     "prices.core_hour_usd": "1.25",
     "prices.gib_hour_usd": "1.25",
 }
