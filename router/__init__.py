@@ -12,6 +12,7 @@ Map
 - `relax.py`       after a refusal: the binding bound and the cheapest single relaxation
 - `decision.py`    what admission answers, with every reason
 - `dispatch.py`    when a worker is free: order, drop the hopeless, ask the policy
+- `sharing.py`     which model goes next, each with its share guaranteed
 - `view.py`        what a policy sees and what it answers
 - `policies/`      one file per policy; the file name is the registration
 - `lookahead.py`   does the queue still make its deadlines after this choice

@@ -30,6 +30,7 @@ from router.correction import Correction
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
 from router.policies import Policy
+from router.sharing import Shares
 from variants.manifest import Manifest
 from variants.profile import Profile
 from variants.runtimes import Tensor, Tensors
@@ -103,6 +104,7 @@ class _Batch:
     correction: Correction
     entries: Sequence[_Entry]
     rows: int
+    expected_s: float
 
 
 class _ModelState:
@@ -149,6 +151,7 @@ class Engine:
         self._models: dict[str, _ModelState] = {}
         self._loadings: dict[str, Loading] = {}
         self._leases = Leases()
+        self._shares = Shares()
         self._batches: set[asyncio.Task[None]] = set()
         self._breaks: dict[str, deque[float]] = {}
         self._quarantine: set[str] = set()
@@ -404,7 +407,7 @@ class Engine:
                 self._feed(slot)
 
     def _feed(self, slot: Slot) -> None:
-        for state in sorted((s for s in self._models.values() if s.entries), key=_head):
+        for state in self._in_turn():
             now = time.monotonic()
             outcome = dispatch(
                 self._policy,
@@ -423,6 +426,14 @@ class Engine:
                 self._launch(slot, state, outcome.choice.variant, entries)
                 return
 
+    def _in_turn(self) -> list[_ModelState]:
+        """The models that wait, in the order in which a free worker should try them."""
+        waiting = {name: state for name, state in self._models.items() if state.entries}
+        if len(waiting) < 2:
+            return list(waiting.values())
+        order = self._shares.order({name: _head(state) for name, state in waiting.items()})
+        return [waiting[name] for name in order]
+
     def _usable(self, state: _ModelState, now_s: float) -> dict[str, Candidate]:
         return {
             name: correction.candidate(now_s)
@@ -440,8 +451,15 @@ class Engine:
         candidate = correction.candidate(now)
         expected_s = candidate.service_s(rows, 50) if candidate.service else 0.1
         slot.begin(served.key, expected_s)
+        waiting = [name for name, other in self._models.items() if other.entries]
+        self._shares.begin(state.spec.name, expected_s, waiting)
         batch = _Batch(
-            spec=state.spec, served=served, correction=correction, entries=entries, rows=rows
+            spec=state.spec,
+            served=served,
+            correction=correction,
+            entries=entries,
+            rows=rows,
+            expected_s=expected_s,
         )
         limit_s = max(self._hang_s, HANG_FACTOR * expected_s)
         task = asyncio.create_task(self._run(slot, slot.worker, batch, limit_s))
@@ -466,6 +484,7 @@ class Engine:
                     _fail(entry, error)
         finally:
             watchdog.cancel()
+            self._shares.correct(batch.spec.name, time.monotonic() - begun - batch.expected_s)
             if worker.alive:
                 slot.release()
                 self._pump()
