@@ -12,4 +12,15 @@ Map
 - `play.py`       one policy over one window; `cells.py` all of them in a cell, tuned first
 - `bound.py`      what nobody can beat
 - `metrics.py`    what a run was worth; `statistics.py` whether a difference is one
+- `proof.py`     every cell, run and compared; `ablations.py`, `quick.py` parts of it
+- `report.py`    tables and plots; `cli.py` the command
 """
+
+from typing import Any
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result in Markdown, for `benchmarks.tables`."""
+    from benchmarks.routing import report
+
+    return report.table(result)

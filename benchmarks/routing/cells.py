@@ -1,13 +1,14 @@
 """A cell of the proof: one trace at one load on one fleet and ladder, all policies side by side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.routing import baselines, mix
+from benchmarks.routing import baselines, bound, mix
 from benchmarks.routing.baselines import Setting
 from benchmarks.routing.ladder import Ladder
 from benchmarks.routing.metrics import Scores
@@ -18,13 +19,24 @@ from router.simulate import Arrival
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """What is held equal for all policies. `rho` is offered load ÷ capacity (see `Ladder`)."""
+    """What is held equal for all policies.
 
+    `ladder` is what runs take and what requests are made from, `believed` what policies decide
+    with where that is something else. `rho` is offered load ÷ capacity (see `Ladder`). `kind` says
+    which part of the proof this is, and `bounded` whether to ask for the upper bound.
+    """
+
+    kind: str
     windows: Windows
     ladder: Ladder
     rho: float
     workers: int
+    policies: Sequence[str]
+    believed: Ladder | None = None
+    profiles: str = ""
     rules: Rules = field(default_factory=Rules)
+    label: str = ""
+    bounded: bool = True
 
     def arrivals(self, times: NDArray[np.float64], seed: int) -> list[Arrival]:
         """A window's requests at this cell's load."""
@@ -34,43 +46,85 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """A policy in a cell: its scores in each window reported on, and how it was tuned."""
+    """A policy in a cell: its scores in each window reported on, and how it was tuned.
 
+    `bounds` is the upper bound of each window; empty where it was not asked for.
+    """
+
+    cell: Cell
     policy: str
     tunables: Mapping[str, Any]
     windows: tuple[Scores, ...]
+    bounds: tuple[float, ...]
+
+    @property
+    def effective(self) -> tuple[float, ...]:
+        """Effective accuracy in each window."""
+        return tuple(scores.effective_accuracy for scores in self.windows)
+
+    def row(self) -> dict[str, Any]:
+        """The result in JSON: means over the windows (sums of violations), the extremes, regret."""
+        cell, scores = self.cell, [asdict(each) for each in self.windows]
+        means = {name: fmean(each[name] for each in scores) for name in scores[0]}
+        for name in ("floor_violations", "cost_violations"):
+            means[name] = sum(each[name] for each in scores)
+        most = fmean(self.bounds) if self.bounds else None
+        return {
+            "trace": cell.windows.name,
+            "rho": cell.rho,
+            "workers": cell.workers,
+            "profiles": cell.profiles or cell.ladder.name,
+            "policy": self.policy + cell.label,
+            **means,
+            "worst_second": min(each["worst_second"] for each in scores),
+            "kind": cell.kind,
+            "bursty": cell.windows.bursty,
+            "bound": most,
+            "regret": None if most is None else most - means["effective_accuracy"],
+            "windows": list(self.effective),
+            "tunables": dict(self.tunables),
+        }
 
 
-def run(cell: Cell, names: Sequence[str]) -> list[Result]:
+def run(cell: Cell) -> list[Result]:
     """Tune each policy on the training window, then play every later one."""
     training = cell.arrivals(cell.windows.training, seed=0)
     tests = [cell.arrivals(times, seed) for seed, times in enumerate(cell.windows.tests, start=1)]
     setting = Setting(
-        ladder=cell.ladder,
+        ladder=cell.believed or cell.ladder,
         workers=cell.workers,
         max_batch=cell.rules.max_batch,
         deadlines_s=mix.deadlines_s(cell.ladder),
         training=training,
     )
+    bounds = tuple(_bound(cell, arrivals) for arrivals in tests) if cell.bounded else ()
     results = []
-    for name in names:
+    for name in cell.policies:
         baseline = baselines.find(name)
         grid = baseline.grid(setting)
         hindsight = getattr(baseline, "HINDSIGHT", False)
         if len(grid) > 1 and not hindsight:
             grid = [_best(name, grid, setting, training, seed=0, rules=cell.rules)[0]]
-        found = tuple(
+        found = [
             _best(name, grid, setting, arrivals, seed=seed, rules=cell.rules)
             for seed, arrivals in enumerate(tests, start=1)
-        )
+        ]
         results.append(
             Result(
+                cell=cell,
                 policy=name,
                 tunables={} if hindsight else grid[0],
                 windows=tuple(scores for _, scores in found),
+                bounds=bounds,
             )
         )
     return results
+
+
+def _bound(cell: Cell, arrivals: Sequence[Arrival]) -> float:
+    return bound.effective_accuracy(
+        cell.ladder, arrivals, workers=cell.workers, max_batch=cell.rules.max_batch
+    )
 
 
 def _best(

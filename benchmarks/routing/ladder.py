@@ -1,7 +1,7 @@
 """The variants of one model as a cell sees them: what is believed, and what runs really take."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,15 +46,34 @@ class Ladder:
         samples = self.service[self.best.variant]
         return max(batch / float(np.mean(s)) for batch, s in samples.items() if batch <= max_batch)
 
-    def decided_by(self, other: "Ladder") -> "Ladder":
-        """This ladder's runs under the other's beliefs, over the variants that both have."""
-        mine = {each.variant for each in self.candidates}
-        shared = tuple(each for each in other.candidates if each.variant in mine)
-        return Ladder(
-            name=f"{other.name}→{self.name}",
-            candidates=shared,
-            service={each.variant: self.service[each.variant] for each in shared},
+    def believing(self, other: "Ladder") -> "Ladder":
+        """This ladder where policies believe the other's times; accuracy and cost stay."""
+        times = {each.variant: each.service for each in other.candidates}
+        return replace(
+            self,
+            candidates=tuple(
+                replace(each, service=times[each.variant]) for each in self.candidates
+            ),
         )
+
+    def only(self, names: Collection[str]) -> "Ladder":
+        """The variants of these names."""
+        kept = tuple(each for each in self.candidates if each.variant in names)
+        return replace(
+            self,
+            candidates=kept,
+            service={each.variant: self.service[each.variant] for each in kept},
+        )
+
+    def by_means(self) -> "Ladder":
+        """This ladder where policies believe every run to take the mean: no quantiles."""
+        flat = []
+        for each in self.candidates:
+            samples = self.service[each.variant]
+            means = {batch: float(np.mean(samples[batch])) for batch in each.service}
+            service = {batch: Quantiles(p50=m, p95=m, p99=m) for batch, m in means.items()}
+            flat.append(replace(each, service=service))
+        return replace(self, candidates=tuple(flat))
 
 
 def value(candidate: Candidate) -> float:
@@ -134,18 +153,3 @@ def pareto(candidates: Sequence[Candidate]) -> list[Candidate]:
         if not kept or value(each) > value(kept[-1]):
             kept.append(each)
     return kept
-
-
-def at_percentile(ladder: Ladder, percentile: int) -> Ladder:
-    """The ladder whose beliefs are flat at one percentile: what deciding by it alone means."""
-    flat = tuple(
-        replace(
-            each,
-            service={
-                batch: Quantiles(p50=q.at(percentile), p95=q.at(percentile), p99=q.at(percentile))
-                for batch, q in each.service.items()
-            },
-        )
-        for each in ladder.candidates
-    )
-    return replace(ladder, candidates=flat)

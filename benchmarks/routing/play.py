@@ -8,19 +8,24 @@ from benchmarks.routing import baselines, metrics
 from benchmarks.routing.baselines import Setting
 from benchmarks.routing.ladder import Ladder
 from router.candidate import Candidate
+from router.correction import Correction
 from router.judge import rejections
-from router.simulate import Arrival, Corrected, simulate
+from router.simulate import Arrival, simulate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """How a run is played; what an ablation takes away is taken away here."""
+    """How a run is played; what an ablation takes away is taken away here.
+
+    `correction` lets the candidates follow what runs take, for every policy alike. True times are
+    multiplied by `drift` from the middle of the window on.
+    """
 
     max_batch: int = 8
     edf: bool = True
     early_drop: bool = True
-    correction: Callable[[Candidate], Corrected] | None = None
-    drift: Callable[[float], float] | None = None
+    correction: bool = False
+    drift: float = 1.0
 
 
 Chosen = tuple[str, Mapping[str, Any]]
@@ -35,6 +40,7 @@ def play(
     baseline = baselines.find(name)
     pin = getattr(baseline, "pin", None)
     played = arrivals if pin is None else _pinned(pin, setting, arrivals, tunables)
+    middle_s = (arrivals[0].at_us + arrivals[-1].at_us) / 2e6
     run = simulate(
         baseline.build(setting, **tunables),
         candidates=setting.ladder.candidates,
@@ -45,8 +51,8 @@ def play(
         max_batch=rules.max_batch,
         early_drop=rules.early_drop,
         edf=rules.edf,
-        correction=rules.correction,
-        drift=rules.drift,
+        correction=Correction if rules.correction else None,
+        drift=None if rules.drift == 1 else lambda now_s: rules.drift if now_s > middle_s else 1.0,
     )
     return metrics.scores(run, arrivals, setting.ladder)
 

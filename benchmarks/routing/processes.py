@@ -1,6 +1,7 @@
 """Synthetic arrivals, seeded, with a mean rate of 1 per second; a window is rescaled anyway."""
 
 from collections.abc import Callable, Mapping
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,4 +50,4 @@ BURSTY = frozenset({"gamma-cv2-4", "gamma-cv2-8", "step-x3", "flash-crowd"})
 
 def generate(name: str, n: int, seed: int) -> Times:
     """`n` arrival times in seconds of the process of this name."""
-    return PROCESSES[name](np.random.default_rng(seed), n)
+    return PROCESSES[name](np.random.default_rng([seed, crc32(name.encode())]), n)

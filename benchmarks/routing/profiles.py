@@ -46,14 +46,17 @@ def load(paths: Sequence[Path]) -> list[Ladder]:
     return _named(ladders)
 
 
-def pairs(ladders: Sequence[Ladder]) -> list[Ladder]:
-    """Decide with one table, run on another: ordered pairs that share half their variants."""
+def pairs(ladders: Sequence[Ladder]) -> list[tuple[Ladder, Ladder]]:
+    """(believed, real): decide with one table, run on another, over the variants of both.
+
+    Ordered pairs of ladders that share at least half of their variants, and two.
+    """
     found = []
     for believed in ladders:
         for real in ladders:
-            names = {each.variant for each in believed.candidates}
-            if believed is not real and len(names & real.service.keys()) >= max(2, len(names) // 2):
-                found.append(real.decided_by(believed))
+            both = believed.service.keys() & real.service.keys()
+            if believed is not real and len(both) >= max(2, len(believed.service) // 2):
+                found.append((believed.only(both), real.only(both)))
     return found
 
 

@@ -37,10 +37,14 @@ MOST = 20_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trace:
-    """Arrival times in seconds from the first, sorted. `name` is the file's without its ending."""
+    """Arrival times in seconds from the first, sorted. `name` is the file's without its ending.
+
+    `spread` says that they were placed inside counted periods.
+    """
 
     name: str
     at_s: NDArray[np.float64]
+    spread: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,17 +61,22 @@ def read(path: Path, *, column: str | None = None, cv2: float = 1.0, seed: int =
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    spread = False
+    times: Sequence[float] | NDArray[np.float64]
     if text.lstrip()[:1] == "{":
         times = _json_lines(path, text)
     else:
-        times = _csv(path, text, column=column, cv2=cv2, seed=seed)
+        times, spread = _csv(path, text, column=column, cv2=cv2, seed=seed)
     if len(times) < FEWEST:
         raise Invalid(f"{path}: {len(times)} arrivals; at least {FEWEST} are needed")
     at_s = np.sort(np.asarray(times, dtype=np.float64))
     at_s -= at_s[0]
     if at_s[-1] <= 0:
         raise Invalid(f"{path}: all {len(at_s)} arrivals have the same time; there is no rate")
-    return Trace(name=path.stem, at_s=at_s)
+    name = (
+        f"{path.stem}, {'Poisson' if cv2 == 1 else f'Gamma CV² {cv2:g}'}" if spread else path.stem
+    )
+    return Trace(name=name, at_s=at_s, spread=spread)
 
 
 def _json_lines(path: Path, text: str) -> list[float]:
@@ -88,7 +97,8 @@ def _json_lines(path: Path, text: str) -> list[float]:
 
 def _csv(
     path: Path, text: str, *, column: str | None, cv2: float, seed: int
-) -> Sequence[float] | NDArray[np.float64]:
+) -> tuple[Sequence[float] | NDArray[np.float64], bool]:
+    """The times, and whether they were spread over counted periods."""
     rows = list(_rows(text))
     if not rows:
         raise Invalid(f"{path}: the file is empty; allowed: CSV or JSON lines of arrivals")
@@ -102,13 +112,13 @@ def _csv(
     count = next((index for index, name in enumerate(head) if COUNT.match(name)), None)
     index = _column(path, head, data[0], column, skip=count)
     if count is not None and column is None:
-        return _spread(path, data, head, index, count, cv2=cv2, seed=seed)
+        return _spread(path, data, head, index, count, cv2=cv2, seed=seed), True
     times = [_time(path, row, head, index) for row in data]
     duration = next((i for i, name in enumerate(head) if name.lower() == "duration"), None)
     if duration is not None and "end" in head[index].lower():
         spans = [_number(path, row, head, duration) for row in data]
         times = [end - span for end, span in zip(times, spans, strict=True)]
-    return times
+    return times, False
 
 
 def _rows(text: str) -> Iterator[Row]:

@@ -45,7 +45,7 @@ def of_trace(trace: Trace, *, most: int, arrivals: int) -> Windows:
     tests = tuple(
         trace.at_s[start : min(stop, start + arrivals)] for start, stop in pairwise(starts)
     )
-    training = trace.at_s[max(0, split - 2 * arrivals) : split]
+    training = trace.at_s[max(0, split - arrivals) : split]
     return _windows(trace.name, training, tests)
 
 
