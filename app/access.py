@@ -5,7 +5,6 @@ file beside the registry that no backup of the registry contains.
 """
 
 import contextlib
-import hashlib
 import hmac
 import os
 import secrets
@@ -125,7 +124,7 @@ class Keys:
         return Caller(id=key.id, name=f"key {key.id} ({key.name})", scopes=key.scopes)
 
     def _hmac(self, secret: str) -> str:
-        return hmac.new(self._pepper, secret.encode(errors="replace"), hashlib.sha256).hexdigest()
+        return hmac.digest(self._pepper, secret.encode(errors="replace"), "sha256").hex()
 
 
 def open_keys(registry: Registry, folder: Path, *, required: bool) -> Keys:

@@ -1,6 +1,5 @@
 """The last decisions, so that "why this variant?" can be answered afterwards."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from router.constraints import Constraints
@@ -8,36 +7,59 @@ from router.decision import Decision
 from variants.errors import NotFound
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class DecisionRecord:
-    """One decision with what came of it. `variant` is None where nothing answered."""
+    """One decision; what came of it is filled in. `variant` is None where nothing answered."""
 
+    number: int
     id: str
     model: str
     constraints: Constraints
     decision: Decision
-    variant: str | None
-    queue_s: float | None
-    run_s: float | None
-    total_s: float | None
+    arrival_s: float
+    variant: str | None = None
+    queue_s: float | None = None
+    run_s: float | None = None
+    total_s: float | None = None
 
 
 class Decisions:
-    """A bounded memory of decision records by id, oldest forgotten first."""
+    """A bounded memory of decision records, oldest forgotten first.
 
-    def __init__(self, limit: int = 4096) -> None:
+    A record's id is `PREFIX-NUMBER`, the number hexadecimal. Numbers come in order, so the records
+    lie in a ring, and forgetting costs nothing.
+    """
+
+    def __init__(self, id_prefix: str, limit: int = 4096) -> None:
+        self._prefix = id_prefix
         self._limit = limit
-        self._records: OrderedDict[str, DecisionRecord] = OrderedDict()
+        self._records: list[DecisionRecord | None] = [None] * limit
 
-    def add(self, record: DecisionRecord) -> None:
-        """Remember a record."""
-        self._records[record.id] = record
-        if len(self._records) > self._limit:
-            self._records.popitem(last=False)
+    def open(
+        self,
+        number: int,
+        model: str,
+        constraints: Constraints,
+        decision: Decision,
+        arrival_s: float,
+    ) -> DecisionRecord:
+        """A record of a decision, remembered from now on."""
+        record = self._records[number % self._limit] = DecisionRecord(
+            number=number,
+            id=f"{self._prefix}-{number:x}",
+            model=model,
+            constraints=constraints,
+            decision=decision,
+            arrival_s=arrival_s,
+        )
+        return record
 
     def get(self, id: str) -> DecisionRecord:
         """One record. Raises `NotFound` for one that never was or is forgotten."""
         try:
-            return self._records[id]
-        except KeyError:
-            raise NotFound(f"no decision {id!r}; the last {self._limit} are remembered") from None
+            record = self._records[int(id.rpartition("-")[2], 16) % self._limit]
+        except ValueError:
+            record = None
+        if record is not None and record.id == id:
+            return record
+        raise NotFound(f"no decision {id[:80]!r}; the last {self._limit} are remembered")

@@ -18,11 +18,13 @@ from starlette.routing import BaseRoute, Route
 from app import catalog, images, openapi
 from app.access import ROUTES, Keys, methods_at, open_keys
 from app.decisions import Decisions
+from app.direct import Direct
 from app.engine.engine import Engine
 from app.engine.process import Process
 from app.errors import CONTENT_TYPE, TABLE, Problem, problem_for
 from app.gateway import Gateway
-from app.http_edge import Edge
+from app.http_edge import Edge, RequestIds
+from app.inference import Inference
 from app.metrics import Metrics
 from app.registration import Registration
 from app.routes import blobs, decisions, health, keys, models
@@ -60,7 +62,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         max_queue_bytes=settings.max_queue_bytes,
         limits=settings.worker_limits(),
     )
-    remembered = Decisions()
+    remembered = Decisions(prefix)
     gateway = Gateway(
         engine=engine,
         metrics=metrics,
@@ -89,6 +91,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         processes=tuple(processes),
         host=host_fingerprint(),
     )
+    inference = Inference(gateway=gateway, keys=services.keys, settings=settings)
     app = FastAPI(
         title="Gearshift",
         summary="One endpoint, many gears: each request gets the variant that fits its budget.",
@@ -102,7 +105,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
     app.router.routes.append(
         Route(
             "/infer",
-            InferEndpoint(gateway=gateway, keys=services.keys, settings=settings),
+            InferEndpoint(inference),
             methods=["POST"],
         )
     )
@@ -110,7 +113,9 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         app.include_router(group.router)
     openapi.install(app)
     _install_errors(app)
-    app.add_middleware(Edge, metrics=metrics, id_prefix=prefix)
+    ids = RequestIds(prefix)
+    app.state.direct = Direct(inference=inference, metrics=metrics, ids=ids)
+    app.add_middleware(Edge, metrics=metrics, ids=ids)
     check_routes(app.routes)
     return app
 

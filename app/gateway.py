@@ -1,7 +1,8 @@
 """One request from constraints to answer. Every protocol edge calls `Gateway.infer`."""
 
+import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from app.catalog import ServedModel
 from app.decisions import DecisionRecord, Decisions
@@ -29,11 +30,6 @@ class Reply:
     reason: str
     total_s: float
     cost_usd_per_million: float
-
-    @property
-    def overhead_s(self) -> float:
-        """Time that was neither waiting nor inference: the gateway's own."""
-        return max(0.0, self.total_s - self.answer.queue_s - self.answer.run_s)
 
 
 class Gateway:
@@ -92,27 +88,37 @@ class Gateway:
     ) -> Reply:
         """Route and run one request that arrived at `arrival_s` (monotonic clock).
 
-        `inputs` are whole tensors `[rows, …]` that fit the model. Raises what `route` raises, and
-        `Infeasible`, `Overloaded`, `NoHealthyVariant`, `QueueFull`, `Draining`, `DeadlinePassed`,
-        `RunFailed` or `WorkerLost`. Cancelling it takes the request out of the queue.
+        `inputs` are whole tensors `[rows, …]` that fit the model. Raises what `submit` raises, and
+        `DeadlinePassed`, `RunFailed` or `WorkerLost`. Cancelling it takes the request out of the
+        queue.
+        """
+        record, answer = self.submit(model, inputs, constraints, arrival_s=arrival_s)
+        try:
+            return self.settle(record, await answer)
+        except (DeadlinePassed, RunFailed, WorkerLost, Draining) as error:
+            self.failed(record, error)
+            raise
+
+    def submit(
+        self,
+        model: ServedModel,
+        inputs: Tensors,
+        constraints: Constraints,
+        *,
+        arrival_s: float,
+    ) -> "tuple[DecisionRecord, asyncio.Future[Answer]]":
+        """Route one request and queue it: `infer` up to where it waits.
+
+        The answer goes to `settle`, what else comes of it to `failed`. Raises what `route` raises,
+        and `Infeasible`, `Overloaded`, `NoHealthyVariant`, `QueueFull` or `Draining`.
         """
         model = self.model(model.spec.name)  # the newest snapshot: decoding may have taken a while
         rows = len(next(iter(inputs.values())))
         number = self._engine.next_id()
-        id = f"{self._id_prefix}-{number:x}"
         decision = self.route(model, constraints, rows)
-        record = DecisionRecord(
-            id=id,
-            model=model.spec.name,
-            constraints=constraints,
-            decision=decision,
-            variant=None,
-            queue_s=None,
-            run_s=None,
-            total_s=None,
-        )
-        self._decisions.add(record)
-        self._refuse(record)
+        record = self._decisions.open(number, model.spec.name, constraints, decision, arrival_s)
+        if decision.outcome != "admitted":
+            self._refuse(record)
         limit_s = constraints.max_latency_s
         queued = Queued(
             id=number,
@@ -125,8 +131,11 @@ class Gateway:
             objective=decision.objective,
             percentile=constraints.latency_percentile,
         )
-        answer = await self._answer(model, queued, inputs)
-        return self._settle(record, constraints, answer, arrival_s)
+        try:
+            return record, self._engine.submit(model, queued, inputs)
+        except (QueueFull, Draining) as error:
+            self.failed(record, error)
+            raise
 
     def _refuse(self, record: DecisionRecord) -> None:
         decision = record.decision
@@ -140,31 +149,23 @@ class Gateway:
             self._metrics.rejected(record.model, "admission")
             raise Overloaded(decision, record.id)
 
-    async def _answer(self, model: ServedModel, queued: Queued, inputs: Tensors) -> Answer:
-        name = model.spec.name
-        try:
-            return await self._engine.submit(model, queued, inputs)
-        except DeadlinePassed:
-            self._metrics.failed(name, "timeout")
-            raise
-        except (RunFailed, WorkerLost):
-            self._metrics.failed(name, "upstream_error")
-            raise
-        except (QueueFull, Draining) as error:
-            self._metrics.rejected(name, "memory" if isinstance(error, QueueFull) else "draining")
-            raise
+    def failed(self, record: DecisionRecord, error: BaseException) -> None:
+        """Count an admitted request that got no answer."""
+        match error:
+            case DeadlinePassed():
+                self._metrics.failed(record.model, "timeout")
+            case RunFailed() | WorkerLost():
+                self._metrics.failed(record.model, "upstream_error")
+            case QueueFull():
+                self._metrics.rejected(record.model, "memory")
+            case Draining():
+                self._metrics.rejected(record.model, "draining")
 
-    def _settle(
-        self,
-        record: DecisionRecord,
-        constraints: Constraints,
-        answer: Answer,
-        arrival_s: float,
-    ) -> Reply:
-        name = answer.variant.manifest.variant
-        total_s = time.monotonic() - arrival_s
-        predicted = next(v for v in record.decision.verdicts if v.variant == name)
-        profile = answer.variant.manifest.profile
+    def settle(self, record: DecisionRecord, answer: Answer) -> Reply:
+        """Count and remember an answer, and say what it took."""
+        manifest, decision = answer.variant.manifest, record.decision
+        name, profile = manifest.variant, manifest.profile
+        total_s = time.monotonic() - record.arrival_s
         cost = usd_per_million(
             self._prices,
             service_s=answer.run_s,
@@ -172,33 +173,31 @@ class Gateway:
             threads=profile.threads if profile is not None else 1,
             memory_bytes=profile.memory_bytes if profile is not None else 0,
         )
-        reply = Reply(
-            id=record.id,
-            answer=answer,
-            decision=record.decision,
-            predicted=predicted,
-            reason=_reason(record.decision, name),
-            total_s=total_s,
-            cost_usd_per_million=cost,
-        )
-        self._engine.overhead.observe(reply.overhead_s)
-        self._decisions.add(
-            replace(
-                record, variant=name, queue_s=answer.queue_s, run_s=answer.run_s, total_s=total_s
-            )
-        )
-        self._metrics.decided(record.model, name, reply.reason)
+        reason = _reason(decision, name)
+        overhead_s = max(0.0, total_s - answer.queue_s - answer.run_s)
+        self._engine.overhead.observe(overhead_s)
+        record.variant, record.total_s = name, total_s
+        record.queue_s, record.run_s = answer.queue_s, answer.run_s
         self._metrics.answered(
             record.model,
             name,
+            reason,
             queue_s=answer.queue_s,
-            overhead_s=reply.overhead_s,
+            overhead_s=overhead_s,
             cost_usd=cost / 1e6,
         )
-        limit_s = constraints.max_latency_s
-        if limit_s is not None and total_s > limit_s and constraints.is_hard("max_latency"):
+        limit_s = record.constraints.max_latency_s
+        if limit_s is not None and total_s > limit_s and record.constraints.is_hard("max_latency"):
             self._metrics.violated(record.model, name, "max_latency")
-        return reply
+        return Reply(
+            id=record.id,
+            answer=answer,
+            decision=decision,
+            predicted=next(v for v in decision.verdicts if v.variant == name),
+            reason=reason,
+            total_s=total_s,
+            cost_usd_per_million=cost,
+        )
 
 
 def _only_blocked(verdict: Verdict) -> bool:

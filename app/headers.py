@@ -48,6 +48,7 @@ MAX_DECIMAL = 999_999_999_999.0
 """Twelve integer digits are all that a decimal can have (RFC 9651, section 3.3.2)."""
 
 _TOKEN = re.compile("[A-Za-z][A-Za-z_]*")
+_PLAIN = re.compile("[A-Za-z0-9_.+-]*")
 
 REMEMBERED_BYTES = 512
 """Headers up to this size are parsed once; longer ones each time, so that memory stays bounded."""
@@ -126,37 +127,32 @@ def _parse(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> I
 
 
 def reply_number(value: float) -> str:
-    """A bare decimal with at most three fractional digits."""
-    return http_sf.ser(_decimal(value))
+    """A decimal with three fractional digits (RFC 9651, section 4.1.5, says how it is parsed)."""
+    return f"{max(-MAX_DECIMAL, min(value, MAX_DECIMAL)):.3f}"
 
 
 def reply_fields(fields: dict[str, int | float | bool | str]) -> str:
-    """A dictionary field with at most three fractional digits, such as `latency-ms=3.21`.
+    """A dictionary field such as `latency-ms=3.210, id="7"`; texts of ASCII letters are tokens.
 
-    Empty text for no fields: such a header is left out (RFC 9651, section 3.2).
-
-    Text becomes a token where it can be one, otherwise a string, or a display string where it is
-    not ASCII.
+    Empty text for no fields: such a header is left out (RFC 9651, section 3.2). Decimals have
+    three fractional digits. What is neither a number nor plain text is left to the library:
+    booleans, and texts that need quoting or are not ASCII.
     """
-    out: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, float):
-            out[name] = (_decimal(value), {})
-        elif isinstance(value, str):
-            out[name] = (_text(value), {})
-        else:
-            out[name] = (value, {})
-    return http_sf.ser(out) if out else ""
+    return ", ".join([f"{name}={_value(value)}" for name, value in fields.items()])
 
 
-def _text(value: str) -> Token | DisplayString | str:
-    if _TOKEN.fullmatch(value):
-        return Token(value)
-    return value if value.isascii() and value.isprintable() else DisplayString(value)
-
-
-def _decimal(value: float) -> Decimal:
-    return round(Decimal(max(-MAX_DECIMAL, min(value, MAX_DECIMAL))), 3)
+def _value(value: int | float | bool | str) -> str:
+    if isinstance(value, float):
+        return reply_number(value)
+    if isinstance(value, str):
+        if _TOKEN.fullmatch(value):
+            return value
+        if _PLAIN.fullmatch(value):
+            return f'"{value}"'
+        return http_sf.ser(
+            value if value.isascii() and value.isprintable() else DisplayString(value)
+        )
+    return str(value) if not isinstance(value, bool) else http_sf.ser(value)
 
 
 def _display(name: bytes) -> str:

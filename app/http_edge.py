@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import structlog
@@ -25,11 +25,10 @@ class Edge:
     A caller that leaves (`ClientDisconnect` from anywhere below) is counted, and is no error.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, id_prefix: str) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, ids: "RequestIds") -> None:
         self._app = app
         self._metrics = metrics
-        self._id_prefix = id_prefix
-        self._count = 0
+        self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event; only HTTP is touched."""
@@ -37,7 +36,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         start = time.monotonic()
-        request_id = self._request_id(scope)
+        request_id = self._ids.of(scope["headers"])
         scope["gearshift.arrival_s"] = start
         scope["gearshift.request_id"] = request_id
         status = 499  # the caller left before a reply began
@@ -70,12 +69,21 @@ class Edge:
                 time.monotonic() - start,
             )
 
-    def _request_id(self, scope: Scope) -> str:
-        for name, value in scope["headers"]:
+
+class RequestIds:
+    """What each request is called: as its caller says, or by a number of ours."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._count = 0
+
+    def of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The id of a request with these headers."""
+        for name, value in headers:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
                 return str(value, "ascii")
         self._count += 1
-        return f"{self._id_prefix}-r{self._count:x}"
+        return f"{self._prefix}-r{self._count:x}"
 
 
 def _template(scope: Scope) -> str:
@@ -101,17 +109,22 @@ async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
     """Answer with a problem document."""
     scope["gearshift.code"] = problem.code
     body = problem.body(scope["gearshift.request_id"])
-    await send_response(
-        send, problem.status, {"content-type": CONTENT_TYPE, **problem.headers}, body
-    )
+    await send_response(send, problem.status, problem_lines(problem), body)
 
 
-async def send_response(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:
-    """Answer in one piece."""
-    raw = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in {**headers, "content-length": str(len(body))}.items()
+def problem_lines(problem: Problem) -> list[tuple[bytes, bytes]]:
+    """A refusal's headers, names in lower case."""
+    given = {"content-type": CONTENT_TYPE, **problem.headers}
+    return [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in given.items()
     ]
+
+
+async def send_response(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """Answer in one piece; the length is added."""
+    raw = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
 

@@ -4,6 +4,7 @@ Base units, `_total` on counters; labels hold only names from the registry and w
 enums, never what a caller sent.
 """
 
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -27,10 +28,24 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answers:
+    """The series that every answer of one variant for one reason goes into: found once, kept."""
+
+    requests: Counter
+    decisions: Counter
+    queue_s: Histogram
+    cost: Counter
+
+
 class Metrics:
     """The series, and one method for each thing that happens."""
 
     def __init__(self) -> None:
+        self._answers: dict[tuple[str, str, str], _Answers] = {}
+        self._replies: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
+        self._batches: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        self._in_flight = 0
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -184,17 +199,41 @@ class Metrics:
 
     def http(self, route: str, method: str, status: int, code: str, total_s: float) -> None:
         """One HTTP request; `code` is the problem's code, or `ok`."""
-        self._http_requests.labels(route, method, f"{status // 100}xx", code).inc()
-        self._http_seconds.labels(route, _outcome(status)).observe(total_s)
+        key = (route, method, status, code)
+        series = self._replies.get(key)
+        if series is None:
+            series = self._replies[key] = (
+                self._http_requests.labels(route, method, f"{status // 100}xx", code),
+                self._http_seconds.labels(route, _outcome(status)),
+            )
+        series[0].inc()
+        series[1].observe(total_s)
 
     def answered(
-        self, model: str, variant: str, *, queue_s: float, overhead_s: float, cost_usd: float
+        self,
+        model: str,
+        variant: str,
+        reason: str,
+        *,
+        queue_s: float,
+        overhead_s: float,
+        cost_usd: float,
     ) -> None:
-        """One request answered by a variant."""
-        self._inference_requests.labels(model, variant, "ok").inc()
-        self._queue_seconds.labels(model, variant).observe(queue_s)
+        """One request answered by a variant, which was chosen for this reason."""
+        key = (model, variant, reason)
+        series = self._answers.get(key)
+        if series is None:
+            series = self._answers[key] = _Answers(
+                requests=self._inference_requests.labels(model, variant, "ok"),
+                decisions=self._decisions.labels(model, variant, reason),
+                queue_s=self._queue_seconds.labels(model, variant),
+                cost=self._cost.labels(model, variant, "measured"),
+            )
+        series.requests.inc()
+        series.decisions.inc()
+        series.queue_s.observe(queue_s)
+        series.cost.inc(cost_usd)
         self._overhead_seconds.observe(overhead_s)
-        self._cost.labels(model, variant, "measured").inc(cost_usd)
 
     def failed(self, model: str, outcome: str) -> None:
         """One admitted request without an answer: `timeout`, `worker_lost`, `client_closed` …"""
@@ -207,13 +246,15 @@ class Metrics:
     def batch(self, manifest: Manifest, *, rows: int, run_s: float, ratio: float) -> None:
         """One batch that a worker ran; `ratio` is measured over predicted time."""
         names = manifest.model, manifest.variant
-        self._inference_seconds.labels(*names, "ok").observe(run_s)
-        self._batch_rows.labels(*names).observe(rows)
-        self._estimate_error.labels(*names).observe(ratio)
-
-    def decided(self, model: str, variant: str, reason: str) -> None:
-        """One admission that led to an answer."""
-        self._decisions.labels(model, variant, reason).inc()
+        series = self._batches.get(names)
+        if series is None:
+            series = self._batches[names] = (
+                self._inference_seconds.labels(*names, "ok"),
+                self._batch_rows.labels(*names),
+                self._estimate_error.labels(*names),
+            )
+        for histogram, value in zip(series, (run_s, rows, ratio), strict=True):
+            histogram.observe(value)
 
     def infeasible(self, model: str, bound: str) -> None:
         """One refusal because no variant can meet the budget."""
@@ -263,7 +304,7 @@ class Metrics:
 
     def inflight(self, change: int) -> None:
         """Requests in flight, up or down."""
-        self._inflight.inc(change)
+        self._in_flight += change
 
     def gauges(
         self,
@@ -281,6 +322,7 @@ class Metrics:
         `drift`: measured ÷ profiled median of each active variant, and whether it is off for long.
         """
         self._ready.set(ready)
+        self._inflight.set(self._in_flight)
         for model, depth in queue_depths.items():
             self._queue_depth.labels(model).set(depth)
         for number, rss_bytes in workers.items():

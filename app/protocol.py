@@ -2,18 +2,26 @@
 
 uvicorn itself waits for ever for the rest of a head, buffers one of any size, adds trailers to the
 headers of a request that is being served, loses the body of one that offers an upgrade, and
-answers what is not HTTP in plain text.
+answers what is not HTTP in plain text. It also sets and cancels two timers for every request; here
+there is one for a connection that rests, and one for a head only where it comes in pieces.
+
+Plain requests to `/infer` are answered here, by `direct.py`; all others by the ASGI application.
 """
 
 import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.direct import Direct, Exchange
 from app.errors import CONTENT_TYPE, Problem
+from app.inference import Lines
 
 MAX_HEAD_BYTES = 64 << 10
+JOINED_BYTES = 64 << 10
+"""Smaller bodies are joined to their heads, so that both leave in one packet."""
+
 SLICE_BYTES = 16 << 10
 """The parser is fed in slices of this size, to see whether it gets anywhere with each."""
 
@@ -44,9 +52,13 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     head_timeout_s = 10.0
+    direct: Direct | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._exchange: Exchange | None = None
+        self._reading: Exchange | None = None
+        self._resting_since_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._collected_bytes = 0
@@ -63,24 +75,33 @@ class LimitedProtocol(HttpToolsProtocol):
         self._wait(_HEAD_TOO_SLOW)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadlines, and give up what was asked for."""
         self._stop_waiting()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+        if self._exchange is not None:
+            self._exchange.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what it only collects (a name, a value, an extension) is bounded."""
+        self._resting_since_s = None
         for start in range(0, len(data), SLICE_BYTES):
             if self._refused:
                 return
-            piece = data[start : start + SLICE_BYTES]
+            piece = data[start : start + SLICE_BYTES] if len(data) > SLICE_BYTES else data
             self._progress = False
             self._feed(piece)
             self._collected_bytes = 0 if self._progress else self._collected_bytes + len(piece)
             if self._collected_bytes > MAX_HEAD_BYTES:
                 self._refuse(_HEAD_TOO_LARGE)
+        if self._in_message and not self._refused:
+            if self._reading is not None:
+                self._reading.wait()
+            elif self._in_head and self._timer is None:
+                self._wait(_HEAD_TOO_SLOW)
 
     def _feed(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -107,11 +128,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Another request begins on this connection."""
-        super().on_message_begin()
+        self._reading = None
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._head_bytes = 0
         self._progress = self._in_head = self._in_message = True
-        if self._timer is None:
-            self._wait(_HEAD_TOO_SLOW)
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -120,22 +142,55 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which is dropped."""
-        self._count(len(name) + len(value) + 4)
+        self._progress = True
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_HEAD_TOO_LARGE)
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is here; one that is too large is not served."""
         self._in_head = False
         self._progress = True
         self._stop_waiting()
-        if not self._refused and not self.parser.should_upgrade():
-            super().on_headers_complete()
+        if self._refused or self.parser.should_upgrade():
+            return
+        if self.url == b"/infer" and self._begin_directly():
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()  # makes the scope, and these anew
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers
+        super().on_headers_complete()
+
+    def _begin_directly(self) -> bool:
+        """Whether the request is answered here, without ASGI; never before those ahead of it."""
+        if self.direct is None or self.pipeline or self.flow.write_paused:
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
+            return False
+        exchange = self.direct.begin(self, self.headers)
+        if exchange is None:
+            return False
+        exchange.keep_alive = self.parser.should_keep_alive()
+        self._exchange = self._reading = exchange
+        self.cycle = exchange  # type: ignore[assignment]  # it stands for uvicorn's own
+        return True
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._progress = True
-        if not self._refused:
+        if self._refused:
+            return
+        if self._reading is not None:
+            self._reading.feed(body)
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -143,16 +198,68 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_message = False
         self._progress = True
         self._stop_waiting()
-        if not self._refused and not self.parser.should_upgrade():
+        if self._refused or self.parser.should_upgrade():
+            return
+        if self._reading is not None:
+            self._reading.run()
+        else:
             super().on_message_complete()
 
     # From the response
 
     def on_response_complete(self) -> None:
         """The answer is written. A body that goes on after it may do so only for a while."""
-        super().on_response_complete()
-        if self._in_message and self._timer is None and not self.transport.is_closing():
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._resting_since_s = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._rest(self.timeout_keep_alive)
+        if self._in_message and self._timer is None:
             self._wait(None)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has rested for long enough."""
+        self.timeout_keep_alive_task = None
+        if self._resting_since_s is None:
+            return  # a request is being served; the timer is set again after it
+        left_s = self._resting_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._rest(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _rest(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Nothing to do: the timer looks whether the connection rests when it fires."""
+
+    def write_answer(self, exchange: Exchange, status: int, lines: Lines, body: bytes) -> None:
+        """Write a whole answer, and go on with the next request."""
+        if self.transport.is_closing():
+            return
+        every = [*self.server_state.default_headers, *lines]
+        head = b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+            STATUS_LINE[status],
+            b"".join([b"%b: %b\r\n" % line for line in every]),
+            b"" if exchange.keep_alive else b"connection: close\r\n",
+            len(body),
+            exchange.request_id.encode(),
+        )
+        if len(body) < JOINED_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines([head, body])
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _count(self, size: int) -> None:
         self._progress = True
@@ -186,9 +293,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def limited(head_timeout_s: float) -> type[LimitedProtocol]:
+def limited(head_timeout_s: float, direct: Direct) -> type[LimitedProtocol]:
     """The protocol class with this deadline, as uvicorn's configuration takes it."""
-    return type("Protocol", (LimitedProtocol,), {"head_timeout_s": head_timeout_s})
+    own = {"head_timeout_s": head_timeout_s, "direct": direct}
+    return type("Protocol", (LimitedProtocol,), own)
 
 
 def _answer(problem: Problem) -> bytes:

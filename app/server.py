@@ -41,11 +41,12 @@ def run(
         host, port = listener.getsockname()[:2]
         config = uvicorn.Config(
             app,
-            http=limited(settings.head_timeout_s),
+            http=limited(settings.head_timeout_s, app.state.direct),
             loop="uvloop",
             ws="none",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             date_header=True,
             timeout_keep_alive=75,

@@ -8,6 +8,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ class Model:
         inputs = helper.make_tensor_value_info("x", TensorProto.FLOAT, [BATCH, *self.shape])
         outputs = helper.make_tensor_value_info("y", TensorProto.FLOAT, [BATCH, self.classes])
         graph = helper.make_graph(self.nodes, self.name, [inputs], [outputs], self.weights)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
-        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
         onnx.checker.check_model(model)
         path = folder / f"{self.name}.onnx"
         onnx.save(model, path)
@@ -81,7 +80,7 @@ def tiny() -> Model:
 def cnn() -> Model:
     """Four convolutions over 3×32×32, three of them with stride 2."""
     widths, nodes, weights, before = (3, 32, 64, 128, 256), [], [], "x"
-    for layer, (cin, cout) in enumerate(zip(widths, widths[1:], strict=False)):
+    for layer, (cin, cout) in enumerate(pairwise(widths)):
         w, b, out = f"w{layer}", f"b{layer}", f"c{layer}"
         weights += _weights(**{w: (cout, cin, 3, 3), b: (cout,)})
         nodes += [

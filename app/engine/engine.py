@@ -1,10 +1,12 @@
 """Deadline queues in front of worker processes; the variant is fixed when a worker becomes free."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import structlog
@@ -43,6 +45,8 @@ QUARANTINE_BREAKS = 3
 QUARANTINE_WINDOW_S = 300.0
 QUARANTINED = f"quarantined: it broke its worker {QUARANTINE_BREAKS} times; activate it to retry"
 HANG_FACTOR = 20.0
+EXPIRY_STEP_S = 0.001
+"""Deadlines that pass this close to one another are looked at together."""
 LOAD_TIMEOUT_S = 120.0
 WATCH_S = 0.1
 """Time between two looks at what the workers take."""
@@ -89,6 +93,7 @@ class _Entry:
 
     queued: Queued
     inputs: Tensors
+    size_bytes: int
     keys: tuple[str, ...]
     future: "asyncio.Future[Answer]"
     since_s: float
@@ -157,6 +162,9 @@ class Engine:
         self._quarantine: set[str] = set()
         self._changed = asyncio.Event()
         self._next_id = 0
+        self._pumping = False
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_s = math.inf
         self._draining = False
         self._closed = False
         self.catalog = Catalog()
@@ -270,25 +278,26 @@ class Engine:
         entry = _Entry(
             queued=queued,
             inputs=inputs,
-            keys=tuple(state.variants[name].key for name in queued.eligible),
+            size_bytes=size_bytes,
+            keys=tuple([state.variants[name].key for name in queued.eligible]),
             future=loop.create_future(),
             since_s=time.monotonic(),
         )
         state.entries[queued.id] = entry
         self._queue_bytes += size_bytes
         self._leases.acquire(entry.keys)
-        # Without this, nobody would give it up while no worker is free to look at the queue.
-        expiry = loop.call_later(queued.deadline_s - time.monotonic(), self._expire, state, entry)
-
-        def settle(_: "asyncio.Future[Answer]") -> None:
-            expiry.cancel()
-            self._queue_bytes -= size_bytes
-            self._leases.release(entry.keys)
-            state.entries.pop(queued.id, None)
-
-        entry.future.add_done_callback(settle)
-        self._pump()
+        entry.future.add_done_callback(partial(self._settled, state, entry))
+        self._expire_by(entry)
+        if not self._pumping:  # once a turn of the loop: what arrived together may run together
+            self._pumping = True
+            loop.call_soon(self._pump)
         return entry.future
+
+    def _settled(self, state: _ModelState, entry: _Entry, future: "asyncio.Future[Answer]") -> None:
+        """The request is answered, given up or cancelled."""
+        self._queue_bytes -= entry.size_bytes
+        self._leases.release(entry.keys)
+        state.entries.pop(entry.queued.id, None)
 
     def next_id(self) -> int:
         """A number that no other request of this process has."""
@@ -402,6 +411,7 @@ class Engine:
 
     def _pump(self) -> None:
         """Give every idle worker a batch while there is one that it can run."""
+        self._pumping = False
         for slot in self.slots:
             if slot.idle:
                 self._feed(slot)
@@ -417,7 +427,7 @@ class Engine:
                 others=[self._view(s, state, s.expected) for s in self.slots if s is not slot],
                 now_s=now,
                 overhead_s=self._handover.value_s,
-                max_batch=state.max_batch,
+                max_batch=min(state.max_batch, self._fair_rows(state)),
             )
             for id in outcome.drop:
                 _fail(state.entries.pop(id), DeadlinePassed())
@@ -433,6 +443,13 @@ class Engine:
             return list(waiting.values())
         order = self._shares.order({name: _head(state) for name, state in waiting.items()})
         return [waiting[name] for name in order]
+
+    def _fair_rows(self, state: _ModelState) -> int:
+        """So many rows that every idle worker gets some of what waits."""
+        idle = sum(slot.idle for slot in self.slots)
+        if idle <= 1:
+            return state.max_batch
+        return -(-sum(entry.queued.rows for entry in state.entries.values()) // idle)
 
     def _usable(self, state: _ModelState, now_s: float) -> dict[str, Candidate]:
         return {
@@ -501,14 +518,36 @@ class Engine:
             return False
         entry.retried = True
         self._models[batch.spec.name].entries[entry.queued.id] = entry
+        self._expire_by(entry)
         self._metrics.retried(batch.served.manifest)
         return True
 
-    def _expire(self, state: _ModelState, entry: _Entry) -> None:
-        """The deadline is here: what still waits for a worker is given up."""
-        waits = state.entries.get(entry.queued.id) is entry
-        if waits and entry.queued.drop_late:
-            _fail(state.entries.pop(entry.queued.id), DeadlinePassed())
+    def _expire_by(self, entry: _Entry) -> None:
+        """Look at the queues then: while no worker is free, nobody else would give work up."""
+        if entry.queued.drop_late and entry.queued.deadline_s < self._expiry_s:
+            self._expire_at(entry.queued.deadline_s)
+
+    def _expire_at(self, deadline_s: float) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry_s = deadline_s
+        delay_s = max(EXPIRY_STEP_S, deadline_s - time.monotonic())
+        self._expiry = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        """What waits for a worker beyond its deadline is given up."""
+        now, next_s = time.monotonic(), math.inf
+        for state in self._models.values():
+            for entry in list(state.entries.values()):
+                if not entry.queued.drop_late:
+                    continue
+                if entry.queued.deadline_s <= now:
+                    _fail(state.entries.pop(entry.queued.id), DeadlinePassed())
+                else:
+                    next_s = min(next_s, entry.queued.deadline_s)
+        self._expiry, self._expiry_s = None, math.inf
+        if next_s < math.inf:
+            self._expire_at(next_s)
 
     # Workers
 

@@ -14,7 +14,8 @@ class Leases:
 
     def acquire(self, keys: Iterable[str]) -> None:
         """Hold every key once more."""
-        self._counts.update(keys)
+        for key in keys:
+            self._counts[key] += 1
 
     def release(self, keys: Iterable[str]) -> None:
         """Give back what `acquire` took."""

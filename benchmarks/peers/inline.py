@@ -1,4 +1,4 @@
-"""The reference: bare ASGI on uvicorn, JSON by orjson, the ONNX Runtime session in the same process.
+"""The reference: bare ASGI on uvicorn, JSON by orjson, ONNX Runtime in the same process.
 
 python inline.py PORT MODEL.onnx
 

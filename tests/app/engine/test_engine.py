@@ -167,6 +167,7 @@ def test_what_waits_is_given_up_at_its_deadline_though_no_worker_is_free(tmp_pat
 def test_a_caller_that_leaves_takes_its_request_out_of_the_queue(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         running = world.submit("slow")
+        await asyncio.sleep(0)  # workers are fed once a turn of the loop
         leaving = world.submit("slow")
         assert world.engine.queue_depths() == {MODEL: 1}
         leaving.cancel()
@@ -194,7 +195,9 @@ def test_the_queue_is_bounded_in_bytes_and_room_returns(tmp_path: Path) -> None:
 
 def test_after_the_close_what_waits_fails_and_nothing_more_is_taken(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        running, waiting = world.submit("slow"), world.submit("slow")
+        running = world.submit("slow")
+        await asyncio.sleep(0)
+        waiting = world.submit("slow")
         world.engine.drain()
         assert not world.engine.ready
         world.engine.close()

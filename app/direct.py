@@ -1,0 +1,204 @@
+"""`POST /infer` straight from the connection, without ASGI: what most requests need, and no more.
+
+ASGI costs a task, a scope, events and two writes for every request, which is more than all that
+inference needs besides. A plain request (HTTP/1.1, a declared length, no encoding) is collected,
+decided and answered by callbacks; any other one, and whatever is refused by its head alone, takes
+the way through `routes/infer.py`. Both read and write with `inference.py`.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from app import body, images, texts
+from app.catalog import ServedModel
+from app.decisions import DecisionRecord
+from app.engine.engine import Answer
+from app.errors import BodyTimeout, Problem, problem_for
+from app.http_edge import MAX_HEADERS, RequestIds, problem_lines
+from app.inference import Head, Inference, Lines
+from app.metrics import Metrics
+from app.routes.infer import OFF_LOOP_BYTES, ON_LOOP
+from variants.runtimes import Tensors
+
+log = structlog.get_logger()
+
+_INDIRECT = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"})
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection that it is on."""
+
+    def write_answer(self, exchange: "Exchange", status: int, lines: Lines, body: bytes) -> None:
+        """Write a whole answer, and go on with the next request."""
+        ...
+
+
+class Direct:
+    """Makes the exchanges of every connection."""
+
+    def __init__(self, *, inference: Inference, metrics: Metrics, ids: RequestIds) -> None:
+        self.inference = inference
+        self.metrics = metrics
+        self.ids = ids
+        self.body_timeout_s = inference.settings.body_timeout_s
+
+    def begin(
+        self, connection: Connection, headers: Sequence[tuple[bytes, bytes]]
+    ) -> "Exchange | None":
+        """The exchange for a request with this head; None where it must go through ASGI."""
+        length = -1
+        for name, value in headers:
+            if name in _INDIRECT or (name == b"content-length" and length >= 0):
+                return None
+            if name == b"content-length":
+                length = int(value)  # the parser took nothing but digits
+        if not 0 <= length <= self.inference.settings.max_body_bytes or len(headers) > MAX_HEADERS:
+            return None
+        try:
+            head = self.inference.head(headers)
+        except Exception:  # it is raised once more where refusals are answered
+            return None
+        return Exchange(self, connection, head, self.ids.of(headers))
+
+
+class Exchange:
+    """One request and its answer.
+
+    It stands where uvicorn keeps its own `RequestResponseCycle`, so that pipelining, shutdown and
+    lost connections are seen to as for any other request: hence `response_complete`, `keep_alive`,
+    `more_body`, `disconnected`, and a `message_event` that is set when the caller is gone.
+    """
+
+    def __init__(self, direct: Direct, connection: Connection, head: Head, request_id: str) -> None:
+        self.response_started = False
+        self.response_complete = False
+        self.keep_alive = True
+        self.more_body = True
+        self.disconnected = False
+        self.message_event = self
+        self.request_id = request_id
+        self._direct = direct
+        self._connection = connection
+        self._head = head
+        self._arrival_s = time.monotonic()
+        self._body: bytes | bytearray = b""
+        self._timer: asyncio.TimerHandle | None = None
+        self._model: ServedModel | None = None
+        self._record: DecisionRecord | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        self._decoding: asyncio.Task[None] | None = None
+        direct.metrics.inflight(+1)
+
+    def set(self) -> None:
+        """The connection is lost: nobody waits for the answer any more."""
+        if self.response_complete:
+            return
+        self.response_complete = True
+        if self._decoding is not None:
+            self._decoding.cancel()
+        if self._answer is not None:
+            self._answer.cancel()
+        self._direct.metrics.client_closed()
+        self._count(499, "none")
+
+    def feed(self, piece: bytes) -> None:
+        """Take in a piece of the body."""
+        if self.response_complete:
+            return
+        if not self._body:
+            self._body = piece
+            return
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+        self._body += piece
+
+    def wait(self) -> None:
+        """The body is not whole yet: it must be in time."""
+        if self._timer is None and not self.response_complete:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._direct.body_timeout_s, self._too_slow)
+
+    def run(self) -> None:
+        """The request is whole: decode it, and hand it to the engine."""
+        self.more_body = False
+        self._stop_waiting()
+        if self.response_complete:
+            return
+        raw = bytes(self._body) if isinstance(self._body, bytearray) else self._body
+        self._body = b""
+        if len(raw) < OFF_LOOP_BYTES:
+            try:
+                self._submit(*self._direct.inference.decode(self._head, raw, ON_LOOP))
+                return
+            except (images.TooManyPixels, texts.TooManyCharacters):
+                pass  # so far only the picture's header was read, or nothing
+            except Exception as error:
+                self._refuse(error)
+                return
+        self._decoding = asyncio.create_task(self._decode(raw))
+
+    async def _decode(self, raw: bytes) -> None:
+        """What takes long is decoded on a thread, so that it does not hold up the others."""
+        try:
+            decode = self._direct.inference.decode
+            found = await asyncio.to_thread(decode, self._head, raw, body.MOST)
+            self._submit(*found)
+        except Exception as error:
+            self._refuse(error)
+
+    def _submit(self, model: ServedModel, inputs: Tensors) -> None:
+        self._model = model
+        self._record, self._answer = self._direct.inference.gateway.submit(
+            model, inputs, self._head.asked.constraints, arrival_s=self._arrival_s
+        )
+        self._answer.add_done_callback(self._answered)
+
+    def _answered(self, future: "asyncio.Future[Answer]") -> None:
+        if self.response_complete or future.cancelled():
+            return
+        inference = self._direct.inference
+        assert self._record is not None and self._model is not None
+        error = future.exception()
+        try:
+            if error is not None:
+                inference.gateway.failed(self._record, error)
+                raise error
+            reply = inference.gateway.settle(self._record, future.result())
+            lines, content = inference.answer(self._head, self._model, reply)
+        except Exception as error:
+            self._refuse(error)
+            return
+        self._write(200, "ok", lines, content)
+
+    def _too_slow(self) -> None:
+        limit_s = self._direct.body_timeout_s
+        self._refuse(BodyTimeout(f"the body did not end within {limit_s:g} s"))
+
+    def _refuse(self, error: Exception) -> None:
+        if self.response_complete:
+            return
+        problem: Problem = problem_for(error)
+        if problem.status == 500:
+            log.error("bug", exc_info=error, request_id=self.request_id)
+        content = problem.body(self.request_id)
+        self._write(problem.status, problem.code, problem_lines(problem), content)
+
+    def _write(self, status: int, code: str, lines: Lines, content: bytes) -> None:
+        self._stop_waiting()
+        self.response_started = self.response_complete = True
+        self._connection.write_answer(self, status, lines, content)
+        self._count(status, code)
+
+    def _count(self, status: int, code: str) -> None:
+        metrics = self._direct.metrics
+        metrics.inflight(-1)
+        metrics.http("/infer", "POST", status, code, time.monotonic() - self._arrival_s)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,183 @@
+"""One inference request without its transport: what its head, body and answer are.
+
+`routes/infer.py` speaks ASGI and `direct.py` the connection itself; both only move bytes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from app import body, headers, images
+from app.access import Keys
+from app.catalog import ServedModel
+from app.errors import Malformed, WrongContentType
+from app.gateway import Gateway, Reply
+from app.headers import InferHeaders
+from app.schemas import decision_json
+from app.settings import Settings
+from router.constraints import Constraints
+from variants.runtimes import Tensor, Tensors
+from variants.spec import ModelSpec
+
+JSON = "application/json"
+ALLOWED = (JSON, *images.FORMATS)
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+Lines = list[tuple[bytes, bytes]]
+"""A reply's headers, names in lower case."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """What the headers of an inference request say, its key checked."""
+
+    asked: InferHeaders
+    content_type: str
+
+
+class Inference:
+    """Reads requests and writes answers, as the settings allow."""
+
+    def __init__(self, *, gateway: Gateway, keys: Keys, settings: Settings) -> None:
+        self.gateway = gateway
+        self.settings = settings
+        self._keys = keys
+
+    def head(self, raw: RawHeaders) -> Head:
+        """The head of a request.
+
+        Raises `Unauthenticated`, `Forbidden`, `WrongContentType`, or `Malformed` naming the header.
+        """
+        authorization: list[str] = []
+        content_types: list[bytes] = []
+        for name, value in raw:
+            if name == b"authorization":
+                authorization.append(value.decode("latin-1"))
+            elif name == b"content-type":
+                content_types.append(value)
+        self._keys.check(authorization, "infer")
+        asked = headers.parse(raw, max_latency_s=self.settings.max_latency_s)
+        return Head(asked=asked, content_type=_content_type(content_types))
+
+    def decode(self, head: Head, raw: bytes, limits: body.Limits) -> tuple[ServedModel, Tensors]:
+        """The model that is asked and its input tensors.
+
+        Raises `NotFound`, `Malformed`, `TensorMismatch`, and `TooManyPixels` or `TooManyCharacters`
+        beyond the limits.
+        """
+        asked = head.asked
+        if head.content_type in images.FORMATS:
+            model = self._named(asked)
+            formats = (images.FORMATS[head.content_type],)
+            picture = images.decode(raw, model.spec, formats, max_pixels=limits.pixels)
+            return model, {model.spec.inputs[0].name: picture}
+        request = body.parse_json(raw)
+        if request.model is None:
+            if asked.model is None:
+                raise Malformed(
+                    "name the model in 'model' or in the header Infer-Model", field="model"
+                )
+            model = self._named(asked)
+        else:
+            if asked.model is not None and request.model != asked.model:
+                raise Malformed("'model' and the header Infer-Model disagree", field="model")
+            model = self.gateway.model(request.model)
+        return model, body.tensors(model.spec, request, tokenizer=model.tokenizer, limits=limits)
+
+    def _named(self, asked: InferHeaders) -> ServedModel:
+        if asked.model is None:
+            raise Malformed("name the model in the header Infer-Model", field="Infer-Model")
+        return self.gateway.model(asked.model)
+
+    def answer(self, head: Head, model: ServedModel, reply: Reply) -> tuple[Lines, bytes]:
+        """Headers, all but the length, and body of the answer."""
+        lines = _lines(head.asked, reply)
+        lines.append((b"content-type", b"application/json"))
+        return lines, _json(model, head.asked, reply)
+
+
+def _content_type(values: list[bytes]) -> str:
+    if values == [b"application/json"]:
+        return JSON
+    found = ""
+    if len(values) == 1:
+        found = values[0].decode("latin-1").partition(";")[0].strip().lower()
+    if found not in ALLOWED:
+        shown = values[0][:80].decode("latin-1") if values else "missing"
+        raise WrongContentType(f"Content-Type is {shown!r}; taken here: {', '.join(ALLOWED)}")
+    return found
+
+
+def _json(model: ServedModel, asked: InferHeaders, reply: Reply) -> bytes:
+    content: dict[str, Any] = {
+        "model": model.spec.name,
+        "variant": reply.answer.variant.manifest.variant,
+        **_results(model.spec, reply.answer.outputs),
+    }
+    if reply.decision.violated:
+        content |= {"degraded": True, "violated": reply.decision.violated}
+    if asked.explain:
+        content["decision"] = decision_json(reply.decision, id=reply.id)
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _results(spec: ModelSpec, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Labels with softmax scores for a classifier that has labels, raw tensors otherwise."""
+    if spec.task != "classification" or not spec.labels:
+        return {"outputs": {name: np.ascontiguousarray(t) for name, t in outputs.items()}}
+    logits = outputs[spec.outputs[0].name].astype(np.float64)
+    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+    best = logits.argmax(axis=1)
+    scores = exponent.max(axis=1) / exponent.sum(axis=1)
+    return {
+        "predictions": [
+            {"label": spec.labels[index], "score": float(score)}
+            for index, score in zip(best, scores, strict=True)
+        ]
+    }
+
+
+def _lines(asked: InferHeaders, reply: Reply) -> Lines:
+    answer, decision, predicted = reply.answer, reply.decision, reply.predicted
+    total_ms = f"{reply.total_s * 1e3:.3f}"
+    variant = answer.variant.manifest.variant
+    found = [
+        (b"infer-variant", f'"{variant}"'.encode()),
+        (
+            b"infer-decision",
+            f"reason={reply.reason}, feasible={decision.feasible_count}, "
+            f'considered={decision.considered}, id="{reply.id}"'.encode(),
+        ),
+        (
+            b"infer-actual",
+            f"latency-ms={total_ms}, "
+            f"cost={headers.reply_number(reply.cost_usd_per_million)}".encode(),
+        ),
+        (
+            b"server-timing",
+            f"queue;dur={answer.queue_s * 1e3:.3f}, run;dur={answer.run_s * 1e3:.3f}, "
+            f"total;dur={total_ms}".encode(),
+        ),
+    ]
+    promised = {
+        "latency-ms": predicted.predicted_latency_s,
+        "cost": predicted.cost_usd_per_million,
+        "accuracy": predicted.accuracy,
+    }
+    if promised["latency-ms"] is not None:
+        promised["latency-ms"] *= 1e3
+    if written := headers.reply_fields({k: v for k, v in promised.items() if v is not None}):
+        found.append((b"infer-predicted", written.encode()))
+    if asked.handling is not None:
+        found.append((b"preference-applied", f"handling={asked.handling}".encode()))
+    if asked.clamped:
+        found.append((b"infer-max-latency-ms", _latency_ms(asked.constraints)))
+    return found
+
+
+def _latency_ms(constraints: Constraints) -> bytes:
+    assert constraints.max_latency_s is not None
+    return headers.reply_number(constraints.max_latency_s * 1000).encode()
