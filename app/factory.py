@@ -61,6 +61,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         hang_s=settings.hang_s,
         max_queue_bytes=settings.max_queue_bytes,
         limits=settings.worker_limits(),
+        memory_bytes=settings.memory_bytes,
     )
     remembered = Decisions(prefix)
     gateway = Gateway(

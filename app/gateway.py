@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.catalog import ServedModel
 from app.decisions import DecisionRecord, Decisions
@@ -17,6 +17,9 @@ from router.fleet import Queued
 from variants.cost import Prices, usd_per_million
 from variants.errors import NotFound
 from variants.runtimes import Tensors
+
+LOAD_MARGIN = 2.0
+"""A load is taken to last so many times what was measured: the workers are at work meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +119,8 @@ class Gateway:
         rows = len(next(iter(inputs.values())))
         number = self._engine.next_id()
         decision = self.route(model, constraints, rows)
+        if decision.outcome == "overloaded":
+            decision = self._bring(model, constraints, decision, arrival_s)
         record = self._decisions.open(number, model.spec.name, constraints, decision, arrival_s)
         if decision.outcome != "admitted":
             self._refuse(record)
@@ -136,6 +141,32 @@ class Gateway:
         except (QueueFull, Draining) as error:
             self.failed(record, error)
             raise
+
+    def _bring(
+        self, model: ServedModel, constraints: Constraints, decision: Decision, arrival_s: float
+    ) -> Decision:
+        """Have a variant opened where only such can serve that are not; wait if there is time."""
+        able = [verdict for verdict in decision.verdicts if verdict.feasible]
+        if not able or any(verdict.predicted_latency_s is not None for verdict in able):
+            return decision
+        coming = self._engine.bring(model, (verdict.variant for verdict in able))
+        waiting = len(self._engine.queue(model.spec.name))
+        if coming is None or waiting >= self._queue_limit:
+            return decision
+        name, load_s = coming
+        limit_s = constraints.max_latency_s or self._max_latency_s
+        idle_s = next(v.idle_latency_s or 0.0 for v in able if v.variant == name)
+        if time.monotonic() - arrival_s + LOAD_MARGIN * load_s + idle_s > limit_s:
+            return decision
+        return replace(
+            decision,
+            outcome="admitted",
+            eligible=tuple(verdict.variant for verdict in able),
+            preferred=name,
+            reason="only_feasible",
+            retry_after_s=None,
+            message=f"{name} is being loaded; nothing else would do",
+        )
 
     def _refuse(self, record: DecisionRecord) -> None:
         decision = record.decision

@@ -127,6 +127,9 @@ class Metrics:
         self._retries = counter(
             "retries", "Requests run once more after their worker was lost.", "model", "variant"
         )
+        self._moves = counter(
+            "residency_changes", "Variants opened or closed to follow the demand.", "model", "kind"
+        )
         self._ejections = counter(
             "variant_ejections",
             "Variants quarantined, by what broke their workers.",
@@ -178,6 +181,9 @@ class Metrics:
             "1 while the profile is off by more than 1.5 times for 30 s or longer.",
             "model",
             "variant",
+        )
+        self._variant_workers = gauge(
+            "variant_workers", "Workers that have the variant open.", "model", "variant"
         )
         self._variant_info = gauge(
             "variant_info",
@@ -276,6 +282,10 @@ class Metrics:
         """One request queued again after its worker was lost."""
         self._retries.labels(manifest.model, manifest.variant).inc()
 
+    def moved(self, model: str, kind: str) -> None:
+        """One variant opened (`load`) or closed (`unload`) on one worker to follow the demand."""
+        self._moves.labels(model, kind).inc()
+
     def ejected(self, manifest: Manifest, cause: str) -> None:
         """One variant quarantined."""
         self._ejections.labels(manifest.model, manifest.variant, cause).inc()
@@ -315,6 +325,7 @@ class Metrics:
         files: dict[int, int],
         active: list[tuple[Manifest, bool]],
         drift: list[tuple[Manifest, float, bool]],
+        copies: list[tuple[Manifest, int]],
     ) -> None:
         """Set what is read rather than counted. `workers`: resident bytes, None while down;
         `files`: what they have open.
@@ -334,8 +345,11 @@ class Metrics:
             self._variant_healthy,
             self._latency_ratio,
             self._latency_drifted,
+            self._variant_workers,
         ):
             labelled.clear()
+        for manifest, number in copies:
+            self._variant_workers.labels(manifest.model, manifest.variant).set(number)
         for manifest, ratio, drifted in drift:
             self._latency_ratio.labels(manifest.model, manifest.variant).set(ratio)
             self._latency_drifted.labels(manifest.model, manifest.variant).set(drifted)

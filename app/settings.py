@@ -59,6 +59,14 @@ class Settings(BaseModel):
             "turn it off where other programs share the machine"
         ),
     ] = True
+    memory_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="what all variants open in workers may take together, by their measured "
+            "size; none: every worker holds every variant",
+        ),
+    ] = None
     worker_memory_bytes: Annotated[
         int | None,
         Field(

@@ -13,6 +13,7 @@ Map
 - `decision.py`    what admission answers, with every reason
 - `dispatch.py`    when a worker is free: order, drop the hopeless, ask the policy
 - `sharing.py`     which model goes next, each with its share guaranteed
+- `residency.py`   the slow loop: what stays open where, within a budget of bytes
 - `view.py`        what a policy sees and what it answers
 - `policies/`      one file per policy; the file name is the registration
 - `lookahead.py`   does the queue still make its deadlines after this choice

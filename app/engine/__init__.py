@@ -6,6 +6,7 @@
 - `worker_process.py`  the child: holds sessions, runs one batch at a time
 - `process.py`         starting that child, before anything heavy is imported
 - `limits.py`          the cores, memory and open files that a worker may have
+- `residency.py`       what should be open on which worker, within a budget of memory
 - `frames.py`          what travels between them: a JSON header and raw tensor bytes
 - `leases.py`          how many admitted requests may still use a variant
 - `correction.py`      service times corrected by what workers really take

@@ -1,10 +1,11 @@
 """Deadline queues in front of worker processes; the variant is fixed when a worker becomes free."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from app.engine.leases import Leases
 from app.engine.limits import OPEN_FILES, Limits
 from app.engine.overhead import Overhead
 from app.engine.process import Process
+from app.engine.residency import Residency
 from app.engine.slot import Slot
 from app.engine.worker import (
     LoadFailed,
@@ -32,6 +34,7 @@ from router.correction import Correction
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
 from router.policies import Policy
+from router.residency import Item, Placement, next_move
 from router.sharing import Shares
 from variants.manifest import Manifest
 from variants.profile import Profile
@@ -48,6 +51,9 @@ HANG_FACTOR = 20.0
 EXPIRY_STEP_S = 0.001
 """Deadlines that pass this close to one another are looked at together."""
 LOAD_TIMEOUT_S = 120.0
+RESIDENCY_S = 1.0
+"""Time between two looks at what should be open where."""
+
 WATCH_S = 0.1
 """Time between two looks at what the workers take."""
 
@@ -145,6 +151,7 @@ class Engine:
         hang_s: float,
         max_queue_bytes: int,
         limits: Sequence[Limits] = (),
+        memory_bytes: int | None = None,
     ) -> None:
         self._store = store
         self._policy = policy
@@ -174,14 +181,18 @@ class Engine:
         self.slots = [
             Slot(
                 number,
-                self._wanted,
+                partial(self._wanted, number),
                 self._on_change,
                 self._on_lost,
                 limits[number] if number < len(limits) else None,
             )
             for number in range(workers)
         ]
-        self._watcher: asyncio.Task[None] | None = None
+        self._residency = (
+            None if memory_bytes is None else Residency(budget_bytes=memory_bytes, workers=workers)
+        )
+        self._misplaced = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     # Life
 
@@ -194,9 +205,12 @@ class Engine:
             for served in sorted(model.variants.values(), key=_speed):
                 self._loadings[served.key] = self._loading(model.spec, served)
             self.publish(model)
+        if self._residency is not None:
+            self._replan(self._residency)
+            self._tasks.append(asyncio.create_task(self._keep_resident(self._residency)))
         for slot in self.slots:
             slot.start(processes[slot.id] if slot.id < len(processes) else None)
-        self._watcher = asyncio.create_task(self._watch())
+        self._tasks.append(asyncio.create_task(self._watch()))
 
     def drain(self) -> None:
         """Be no longer ready; what still arrives is served until `close`."""
@@ -211,8 +225,8 @@ class Engine:
     async def stop(self) -> None:
         """End the workers. The server has let what was admitted finish before."""
         self.close()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*(slot.stop() for slot in self.slots))
 
     @property
@@ -221,9 +235,9 @@ class Engine:
 
         A variant that cannot be opened, or is quarantined, does not make the others wait.
         """
-        return not self._draining and any(
-            slot.settled and all(self._serves(slot, m) for m in self.catalog.models.values())
-            for slot in self.slots
+        return not self._draining and all(
+            any(slot.settled and self._serves(slot, model) for slot in self.slots)
+            for model in self.catalog.models.values()
         )
 
     # What the router sees
@@ -286,6 +300,8 @@ class Engine:
         state.entries[queued.id] = entry
         self._queue_bytes += size_bytes
         self._leases.acquire(entry.keys)
+        if self._residency is not None:
+            self._residency.asked(model.spec.name, entry.keys, queued.objective)
         entry.future.add_done_callback(partial(self._settled, state, entry))
         self._expire_by(entry)
         if not self._pumping:  # once a turn of the loop: what arrived together may run together
@@ -298,6 +314,23 @@ class Engine:
         self._queue_bytes -= entry.size_bytes
         self._leases.release(entry.keys)
         state.entries.pop(entry.queued.id, None)
+
+    def bring(self, model: ServedModel, names: Iterable[str]) -> tuple[str, float] | None:
+        """Have one of these variants opened that no worker has, the one that loads soonest.
+
+        Returns its name and the seconds that it will take, None where one of them is open or all
+        are always kept open.
+        """
+        if self._residency is None:
+            return None
+        absent = {name: model.variants[name] for name in names if name in model.variants}
+        expected = self._expected()
+        if not absent or any(served.key in expected for served in absent.values()):
+            return None
+        name = min(absent, key=lambda name: (absent[name].candidate.load_s, name))
+        self._residency.require(absent[name].key, time.monotonic())
+        self._misplaced.set()
+        return name, absent[name].candidate.load_s
 
     def next_id(self) -> int:
         """A number that no other request of this process has."""
@@ -317,9 +350,11 @@ class Engine:
         return {s.id: s.worker.open_files() for s in self.slots if s.worker}
 
     def health(self) -> list[tuple[Manifest, bool]]:
-        """Every active variant, and whether some worker has it and it is not quarantined."""
+        """Every active variant, and whether it could be used: it is not quarantined, and some
+        worker has it wherever one should."""
+        spare = frozenset() if self._residency is None else self._loadings.keys() - self._planned()
         return [
-            (served.manifest, self._is_healthy(key))
+            (served.manifest, self._is_healthy(key) or key in spare - self._quarantine)
             for key, served in self.catalog.served().items()
         ]
 
@@ -334,11 +369,19 @@ class Engine:
                 found.append((served.manifest, correction.ratio, correction.drifted(now)))
         return found
 
+    def copies(self) -> list[tuple[Manifest, int]]:
+        """Every active variant, and how many workers have it open."""
+        return [
+            (served.manifest, sum(key in slot.loaded for slot in self.slots))
+            for key, served in self.catalog.served().items()
+        ]
+
     # Switching
 
     async def load(self, model: ServedModel, served: ServedVariant) -> None:
         """Open a variant on every worker, so that it may be published. Ends its quarantine.
 
+        With a budget of memory it is opened on one, and what becomes of it depends on the demand.
         One worker goes first, so that an artifact that breaks it leaves the others alone.
         Raises `LoadFailed`; then everything is as it was.
         """
@@ -349,7 +392,8 @@ class Engine:
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 await self.slots[0].load(loading)
-                await asyncio.gather(*(slot.load(loading) for slot in self.slots[1:]))
+                rest = self.slots[1:] if self._residency is None else ()
+                await asyncio.gather(*(slot.load(loading) for slot in rest))
                 while not self._is_healthy(key):
                     if key in self._quarantine:
                         raise LoadFailed("it breaks the workers that load it")
@@ -387,9 +431,17 @@ class Engine:
         self._loadings.pop(served.key, None)
         await asyncio.gather(*(slot.unload(served.key) for slot in self.slots))
 
-    def _wanted(self) -> Mapping[str, Loading]:
-        """What a new worker opens: everything served but what broke the workers before it."""
-        return {k: item for k, item in self._loadings.items() if k not in self._quarantine}
+    def _wanted(self, number: int) -> Mapping[str, Loading]:
+        """What a new worker opens: everything served but what broke the workers before it.
+
+        With a budget of memory, what is planned for it; the first also what was never planned for.
+        """
+        found = {k: item for k, item in self._loadings.items() if k not in self._quarantine}
+        if self._residency is None:
+            return found
+        planned = self._residency.target[number]
+        fresh = self._loadings.keys() - self._placeable().keys() if number == 0 else frozenset()
+        return {k: item for k, item in found.items() if k in planned or k in fresh}
 
     def _loading(self, spec: ModelSpec, served: ServedVariant) -> Loading:
         profile = served.manifest.profile
@@ -406,6 +458,80 @@ class Engine:
         threads = self._threads if profile is None else profile.threads
         pinned = [len(slot.limits.cores) for slot in self.slots if slot.limits.cores]
         return min([threads, *pinned])
+
+    # Residency
+
+    async def _keep_resident(self, residency: Residency) -> None:
+        """Follow the demand with what is open, one load or unload at a time."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESIDENCY_S):
+                    await self._misplaced.wait()
+            self._misplaced.clear()
+            for entry in self._entries():
+                if not entry.future.done() and self._expected().isdisjoint(entry.keys):
+                    residency.require(entry.keys[0], time.monotonic())
+            self._replan(residency)
+            try:
+                while await self._move(residency):
+                    pass
+            except (LoadFailed, WorkerLost) as error:
+                log.warning("residency_move_failed", error=str(error))
+
+    async def _move(self, residency: Residency) -> bool:
+        """Whether one step towards the plan was taken."""
+        if not all(slot.settled for slot in self.slots):
+            return False
+        items = self._placeable()
+        actual = self._open()
+        move = next_move(
+            actual,
+            residency.target,
+            items,
+            budget_bytes=residency.budget_bytes,
+            kept=self._needed(),
+        )
+        if move is None or move.key not in self._loadings:
+            return False
+        slot = self.slots[move.worker]
+        if move.kind == "load":
+            await slot.load(self._loadings[move.key])
+        else:
+            await slot.unload(move.key)
+        self._metrics.moved(items[move.key].model, move.kind)
+        self._on_change()
+        return self._open() != actual
+
+    def _replan(self, residency: Residency) -> None:
+        now = time.monotonic()
+        candidates = {
+            served.key: state.corrections[name].candidate(now)
+            for state in self._models.values()
+            for name, served in state.variants.items()
+        }
+        residency.replan(self._placeable(), candidates, self._open(), now)
+
+    def _placeable(self) -> dict[str, Item]:
+        """What could be open, as the plan takes it."""
+        return {
+            served.key: _item(state.spec.name, served)
+            for state in self._models.values()
+            for served in state.variants.values()
+            if served.key in self._loadings and served.key not in self._quarantine
+        }
+
+    def _open(self) -> Placement:
+        return tuple(slot.loaded for slot in self.slots)
+
+    def _planned(self) -> frozenset[str]:
+        target = () if self._residency is None else self._residency.target
+        return frozenset().union(*target)
+
+    def _needed(self) -> frozenset[str]:
+        """What alone can serve something that waits."""
+        here = frozenset().union(*self._open())
+        able = (here.intersection(entry.keys) for entry in self._entries())
+        return frozenset().union(*(keys for keys in able if len(keys) == 1))
 
     # Dispatch
 
@@ -616,6 +742,12 @@ class Engine:
 def _head(state: _ModelState) -> tuple[int, float]:
     """Urgency and deadline of the request that should go first."""
     return min((e.queued.urgency, e.queued.deadline_s) for e in state.entries.values())
+
+
+def _item(model: str, served: ServedVariant) -> Item:
+    profile, artifact = served.manifest.profile, served.manifest.artifact
+    size_bytes = 2 * artifact.size_bytes if profile is None else profile.memory_bytes
+    return Item(model=model, size_bytes=size_bytes, load_s=served.candidate.load_s)
 
 
 def _speed(served: ServedVariant) -> float:

@@ -37,6 +37,7 @@ async def metrics(parts: Parts) -> Response:
         files=parts.engine.worker_files(),
         active=parts.engine.health(),
         drift=parts.engine.drift(),
+        copies=parts.engine.copies(),
     )
     text = await asyncio.to_thread(parts.metrics.render)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
