@@ -4,7 +4,7 @@ A linear programme with every arrival known beforehand. x[i, v] is the probabili
 answered in time by variant v:
 
     maximise   Σ accuracy[v] · x[i, v] ÷ requests
-    subject to Σ_v x[i, v] ≤ 1,  x[i, v] ≤ P(v answers within i's deadline, in the best batch)
+    subject to Σ_v x[i, v] ≤ P(i's likeliest variant answers within its deadline)
                Σ_{i: arrival ≥ s, deadline ≤ t} Σ_v w[v] · x[i, v] ≤ workers · (t − s), all s < t
 
 Why it bounds any policy that does not foresee how long a run will take (preemptive or not, with any
@@ -30,6 +30,7 @@ from scipy.sparse import coo_matrix, csr_matrix, vstack
 
 from benchmarks.routing.ladder import Ladder, Samples, value
 from benchmarks.routing.play import eligible
+from router.candidate import Candidate
 from router.constraints import Constraints
 from router.simulate import Arrival
 
@@ -37,7 +38,7 @@ ROUNDS = 12
 CUTS = 40
 """Intervals added in a round."""
 
-GAIN = 1e-5
+GAIN = 1e-4
 """A round that lowers the bound by a smaller share is the last."""
 
 SLACK = 1e-4
@@ -47,25 +48,33 @@ Array = NDArray[np.float64]
 
 
 def effective_accuracy(
-    ladder: Ladder, arrivals: Sequence[Arrival], *, workers: int, max_batch: int
+    ladder: Ladder,
+    arrivals: Sequence[Arrival],
+    *,
+    workers: int,
+    max_batch: int,
+    believed: Ladder | None = None,
 ) -> float:
-    """No policy's mean effective accuracy over these arrivals is above this."""
+    """No policy's mean effective accuracy over these arrivals is above this.
+
+    `believed` is the ladder by which variants are found eligible, where that is another one.
+    """
     seconds = {name: answer_s(samples, max_batch) for name, samples in ladder.service.items()}
-    choices = _choices(ladder, arrivals, seconds, max_batch)
+    choices = _choices(ladder, arrivals, seconds, max_batch, believed or ladder)
     if not choices.gain.size:
         return 0.0
     due_s = np.array([a.at_us / 1e6 + (a.constraints.max_latency_s or np.inf) for a in arrivals])
     at_s = np.array([a.at_us / 1e6 for a in arrivals])
     n, m = len(arrivals), len(choices.gain)
     once = csr_matrix((np.ones(m), (choices.request, np.arange(m))), shape=(n, m))
-    matrix, limits = once, np.ones(n)
+    matrix, limits = once, choices.most
     best = np.inf
     for _ in range(ROUNDS):
         solution = linprog(
             -choices.gain,
             A_ub=matrix,
             b_ub=limits,
-            bounds=np.column_stack([np.zeros(m), choices.most]),
+            bounds=(0, 1),
             method="highs",
         )
         before, best = best, -float(solution.fun)
@@ -103,7 +112,7 @@ def answer_s(samples: Samples, max_batch: int) -> float:
 
 
 class Choices(NamedTuple):
-    """The variables: whose, what an answer is worth and costs, and how likely it can be."""
+    """The variables (whose, what an answer is worth and costs) and each request's likeliest."""
 
     request: NDArray[np.int64]
     gain: Array
@@ -112,36 +121,53 @@ class Choices(NamedTuple):
 
 
 def _choices(
-    ladder: Ladder, arrivals: Sequence[Arrival], seconds: Mapping[str, float], max_batch: int
+    ladder: Ladder,
+    arrivals: Sequence[Arrival],
+    seconds: Mapping[str, float],
+    max_batch: int,
+    believed: Ladder,
 ) -> Choices:
-    """Of each request's eligible variants those that no cheaper one equals."""
-    known: dict[Constraints, list[tuple[float, float, float]]] = {}
-    rows: list[tuple[int, float, float, float]] = []
+    """Of each request's eligible variants those that no mixture of others equals."""
+    known: dict[Constraints, tuple[list[tuple[float, float]], float]] = {}
+    rows: list[tuple[int, float, float]] = []
+    most = np.zeros(len(arrivals))
     for index, arrival in enumerate(arrivals):
         kind = arrival.constraints
         if kind not in known:
-            known[kind] = _worth(ladder, arrival, seconds, max_batch)
-        rows += [(index, *each) for each in known[kind]]
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
-    return Choices(table[:, 0].astype(np.int64), table[:, 1], table[:, 2], table[:, 3])
+            known[kind] = _worth(ladder, arrival, eligible(believed, arrival), seconds, max_batch)
+        worth, most[index] = known[kind]
+        rows += [(index, *each) for each in worth]
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 3)
+    return Choices(table[:, 0].astype(np.int64), table[:, 1], table[:, 2], most)
 
 
 def _worth(
-    ladder: Ladder, arrival: Arrival, seconds: Mapping[str, float], max_batch: int
-) -> list[tuple[float, float, float]]:
-    """Accuracy, seconds and greatest probability of each variant worth a variable."""
+    ladder: Ladder,
+    arrival: Arrival,
+    found: Sequence[Candidate],
+    seconds: Mapping[str, float],
+    max_batch: int,
+) -> tuple[list[tuple[float, float]], float]:
+    """(accuracy, seconds) along the upper hull from (0, 0), and the likeliest answer in time."""
     limit_s = arrival.constraints.max_latency_s or np.inf
-    found: list[tuple[float, float, float]] = []
-    for each in sorted(eligible(ladder, arrival), key=lambda c: (seconds[c.variant], -value(c))):
-        most = max(
-            float(np.mean(samples <= limit_s))
-            for size, samples in ladder.service[each.variant].items()
-            if size <= max_batch or size == min(ladder.service[each.variant])
-        )
-        beaten = any(value(each) <= gain and most <= likely for gain, _, likely in found)
-        if not beaten and most > 0:
-            found.append((value(each), seconds[each.variant], most))
-    return found
+    most = max((_likely(ladder.service[c.variant], limit_s, max_batch) for c in found), default=0.0)
+    hull: list[tuple[float, float]] = []
+    for gain, cost in sorted((value(c), seconds[c.variant]) for c in found):
+        while hull and (hull[-1][1] >= cost or _below(hull, gain, cost)):
+            hull.pop()
+        hull.append((gain, cost))
+    return hull, most
+
+
+def _below(hull: Sequence[tuple[float, float]], gain: float, cost: float) -> bool:
+    """Whether the last point of the hull lies under the line from the one before to this one."""
+    (before, spent), (last, more) = (hull[-2] if len(hull) > 1 else (0.0, 0.0)), hull[-1]
+    return (last - before) * (cost - spent) <= (gain - before) * (more - spent)
+
+
+def _likely(samples: Samples, limit_s: float, max_batch: int) -> float:
+    sizes = [size for size in samples if size <= max_batch] or [min(samples)]
+    return max(float(np.mean(samples[size] <= limit_s)) for size in sizes)
 
 
 def violated(at_s: Array, due_s: Array, load: Array, workers: int) -> list[tuple[float, float]]:

@@ -123,7 +123,11 @@ def run(cell: Cell) -> list[Result]:
 
 def _bound(cell: Cell, arrivals: Sequence[Arrival]) -> float:
     return bound.effective_accuracy(
-        cell.ladder, arrivals, workers=cell.workers, max_batch=cell.rules.max_batch
+        cell.ladder,
+        arrivals,
+        workers=cell.workers,
+        max_batch=cell.rules.max_batch,
+        believed=cell.believed,
     )
 
 

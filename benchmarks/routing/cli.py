@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--policies", nargs="+", default=list(baselines.names()), metavar="NAME")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     add("--windows", type=int, default=10, metavar="N", help="disjoint test windows of a trace")
-    add("--arrivals", type=int, default=500, metavar="N", help="requests in a window, at most")
+    add("--arrivals", type=int, default=300, metavar="N", help="requests in a window, at most")
     add("--seeds", type=int, default=20, metavar="N", help="runs of each synthetic process")
     add("--max-batch", type=int, default=8, metavar="ROWS", help="rows in one run, at most")
     add("--jobs", type=int, default=1, metavar="N", help="processes")

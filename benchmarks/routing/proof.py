@@ -39,7 +39,7 @@ class Plan:
     policies: Sequence[str]
     parts: Sequence[str] = PARTS
     seeds: int = 20
-    arrivals: int = 500
+    arrivals: int = 300
     rules: Rules = field(default_factory=Rules)
     bounded: bool = True
 
