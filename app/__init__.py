@@ -16,7 +16,7 @@ Map
 - `direct.py`        `/infer` straight from the connection, without ASGI, for plain requests
 - `access.py`        which scope each route needs, keys and their check
 - `registration.py`  new variants: check, trial, profile, activate, deactivate
-- `metrics.py`       every Prometheus series, recorded in one place
+- `metrics.py`       every Prometheus series, recorded in one place; `tallies.py` counts cheaply
 - `decisions.py`     the last decisions, for `GET /v1/decisions/{id}`
 - `routes/`          one file per group of routes; `schemas.py` and `openapi*.py` describe them
 - `settings.py`      every option, once; `cli.py`, `doctor.py`, `demo.py` are commands

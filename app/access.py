@@ -69,7 +69,10 @@ ANYONE = Caller(id="-", name="anyone", scopes=frozenset(SCOPES))
 
 
 class Keys:
-    """The valid keys in memory, and the check against them."""
+    """The valid keys in memory, and the check against them.
+
+    `version` grows whenever a key comes or goes: what was found out under another one is void.
+    """
 
     def __init__(self, registry: Registry, pepper: bytes, *, required: bool) -> None:
         self._registry = registry
@@ -77,12 +80,16 @@ class Keys:
         self._required = required
         self._valid: dict[str, KeyRecord] = {}
         self._changing = threading.RLock()
+        self.version = 0
 
     def refresh(self) -> None:
         """Read the keys again, so that those made or revoked elsewhere count."""
         with self._changing:  # or an older reading could overwrite a newer one
             keys = self._registry.api_keys()
-            self._valid = {key.id: key for key in keys if key.revoked_at is None}
+            valid = {key.id: key for key in keys if key.revoked_at is None}
+            if valid != self._valid:
+                self._valid = valid
+                self.version += 1
 
     def create(self, name: str, scopes: frozenset[str]) -> str:
         """Make a key and return it; it cannot be shown again."""

@@ -45,24 +45,34 @@ class Direct:
         self.metrics = metrics
         self.ids = ids
         self.body_timeout_s = inference.settings.body_timeout_s
+        self._max_body_bytes = inference.settings.max_body_bytes
 
     def begin(
         self, connection: Connection, headers: Sequence[tuple[bytes, bytes]]
     ) -> "Exchange | None":
         """The exchange for a request with this head; None where it must go through ASGI."""
-        length = -1
-        for name, value in headers:
-            if name in _INDIRECT or (name == b"content-length" and length >= 0):
-                return None
+        length, request_id, others = -1, None, []
+        for header in headers:
+            name = header[0]
             if name == b"content-length":
-                length = int(value)  # the parser took nothing but digits
-        if not 0 <= length <= self.inference.settings.max_body_bytes or len(headers) > MAX_HEADERS:
+                if length >= 0:
+                    return None
+                length = int(header[1])  # the parser took nothing but digits
+            elif name == b"x-request-id":
+                request_id = self.ids.of((header,))
+            elif name in _INDIRECT:
+                return None
+            else:
+                others.append(header)
+        if not 0 <= length <= self._max_body_bytes or len(headers) > MAX_HEADERS:
             return None
         try:
-            head = self.inference.head(headers)
+            head = self.inference.remembered_head(tuple(others))
         except Exception:  # it is raised once more where refusals are answered
             return None
-        return Exchange(self, connection, head, self.ids.of(headers))
+        if request_id is None:
+            request_id = self.ids.of(())
+        return Exchange(self, connection, head, request_id)
 
 
 class Exchange:

@@ -128,7 +128,9 @@ def _parse(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> I
 
 def reply_number(value: float) -> str:
     """A decimal with three fractional digits (RFC 9651, section 4.1.5, says how it is parsed)."""
-    return f"{max(-MAX_DECIMAL, min(value, MAX_DECIMAL)):.3f}"
+    if not -MAX_DECIMAL <= value <= MAX_DECIMAL:
+        value = MAX_DECIMAL if value > 0 else -MAX_DECIMAL
+    return f"{value:.3f}"
 
 
 def reply_fields(fields: dict[str, int | float | bool | str]) -> str:

@@ -9,15 +9,14 @@ from importlib.metadata import version
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
 
+from app.tallies import Spread, Spreads, Tallies, Tally
 from variants.manifest import Manifest
 
 SECONDS = (
@@ -32,10 +31,10 @@ LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 class _Answers:
     """The series that every answer of one variant for one reason goes into: found once, kept."""
 
-    requests: Counter
-    decisions: Counter
-    queue_s: Histogram
-    cost: Counter
+    requests: Tally
+    decisions: Tally
+    queue_s: Spread
+    cost: Tally
 
 
 class Metrics:
@@ -43,22 +42,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str, str], _Answers] = {}
-        self._replies: dict[tuple[str, str, int, str], tuple[Counter, Histogram]] = {}
-        self._batches: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        self._replies: dict[tuple[str, str, int, str], tuple[Tally, Spread]] = {}
+        self._batches: dict[tuple[str, str], tuple[Spread, Spread, Spread]] = {}
         self._in_flight = 0
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"gearshift_{name}", text, labels, registry=registry)
+        def counter(name: str, text: str, *labels: str) -> Tallies:
+            family = Tallies(f"gearshift_{name}", text, labels)
+            registry.register(family)
+            return family
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"gearshift_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"gearshift_{name}", text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Spreads:
+            family = Spreads(f"gearshift_{name}", text, labels, bounds)
+            registry.register(family)
+            return family
 
         self._http_requests = counter(
             "http_requests",
@@ -93,7 +96,7 @@ class Metrics:
             "overhead_seconds",
             "Total minus queue minus inference: the gateway's own cost.",
             SECONDS,
-        )
+        ).labels()
         self._batch_rows = histogram("batch_size", "Rows in one batch.", ROWS, "model", "variant")
         self._decisions = counter(
             "router_decisions", "Admitted requests by reason.", "model", "variant", "reason"
@@ -122,7 +125,9 @@ class Metrics:
         self._rejected = counter(
             "rejected", "Requests refused for lack of capacity.", "model", "cause"
         )
-        self._client_closed = counter("client_closed", "Callers that left before their answer.")
+        self._client_closed = counter(
+            "client_closed", "Callers that left before their answer."
+        ).labels()
         self._worker_restarts = counter("worker_restarts", "Workers lost.", "worker", "cause")
         self._retries = counter(
             "retries", "Requests run once more after their worker was lost.", "model", "variant"
@@ -198,7 +203,7 @@ class Metrics:
         self._ready = gauge("ready", "1 while the gateway is ready.")
         self._loop_lag = histogram(
             "event_loop_lag_seconds", "How late a timer of the event loop fired.", SECONDS
-        )
+        ).labels()
         gauge("build_info", "Version of this gateway.", "version").labels(version("gearshift")).set(
             1
         )
