@@ -51,17 +51,13 @@ class Metrics:
         GCCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Tallies:
-            family = Tallies(f"gearshift_{name}", text, labels)
-            registry.register(family)
-            return family
+            return Tallies(f"gearshift_{name}", text, labels, registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"gearshift_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Spreads:
-            family = Spreads(f"gearshift_{name}", text, labels, bounds)
-            registry.register(family)
-            return family
+            return Spreads(f"gearshift_{name}", text, labels, bounds, registry)
 
         self._http_requests = counter(
             "http_requests",

@@ -8,6 +8,7 @@ they are.
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -45,9 +46,12 @@ class Spread:
 class Tallies(Collector):
     """A counter for every set of labels."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry
+    ) -> None:
         self._name, self._text, self._labels = name, text, labels
         self._children: dict[tuple[str, ...], Tally] = {}
+        registry.register(self)
 
     def labels(self, *values: str) -> Tally:
         """The counter with these label values, to be kept."""
@@ -65,12 +69,18 @@ class Spreads(Collector):
     """A histogram for every set of labels."""
 
     def __init__(
-        self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
     ) -> None:
         self._name, self._text, self._labels = name, text, labels
         self._bounds = tuple(bounds)
         self._words = [*map(floatToGoString, bounds), "+Inf"]
         self._children: dict[tuple[str, ...], Spread] = {}
+        registry.register(self)
 
     def labels(self, *values: str) -> Spread:
         """The histogram with these label values, to be kept."""

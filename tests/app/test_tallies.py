@@ -18,8 +18,7 @@ def text(registry: CollectorRegistry) -> list[str]:
 @given(values=st.lists(st.sampled_from(BOUNDS) | st.floats(0, 100), max_size=30))
 def test_a_histogram_reads_as_the_librarys(values: list[float]) -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    family = Spreads("seconds", "Time.", ("model",), BOUNDS)
-    ours.register(family)
+    family = Spreads("seconds", "Time.", ("model",), BOUNDS, ours)
     library = Histogram("seconds", "Time.", ("model",), buckets=BOUNDS, registry=theirs)
     for value in values:
         family.labels('a"b').observe(value)
@@ -30,8 +29,7 @@ def test_a_histogram_reads_as_the_librarys(values: list[float]) -> None:
 @given(amounts=st.lists(st.floats(0, 1e6), max_size=10))
 def test_a_counter_reads_as_the_librarys(amounts: list[float]) -> None:
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    family = Tallies("cost", "Dollars.", ("model", "variant"))
-    ours.register(family)
+    family = Tallies("cost", "Dollars.", ("model", "variant"), ours)
     library = Counter("cost", "Dollars.", ("model", "variant"), registry=theirs)
     for amount in amounts:
         family.labels("tiny", "int8").inc(amount)
