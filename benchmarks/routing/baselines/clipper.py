@@ -18,7 +18,7 @@ from router.view import Choice, View
 def grid(setting: Setting) -> Sequence[Mapping[str, Any]]:
     """Which variant, and which class's deadline is the latency objective."""
     return tuple(
-        {"gear": gear, "objective": index} for gear in spread(setting.ladder, 4) for index in (0, 1)
+        {"gear": gear, "objective": index} for gear in spread(setting.ladder, 3) for index in (0, 1)
     )
 
 

@@ -20,7 +20,7 @@ LAST_RUNS = 10
 
 def grid(setting: Setting) -> Sequence[Mapping[str, Any]]:
     """Which variant."""
-    return tuple({"gear": gear} for gear in spread(setting.ladder, 8))
+    return tuple({"gear": gear} for gear in spread(setting.ladder, 6))
 
 
 class Clockwork:

@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.routing.baselines import Setting
-from benchmarks.routing.baselines.gears import Bound, accurate_first
+from benchmarks.routing.baselines.gears import Bound, spread
 from router.candidate import Candidate
 
 HINDSIGHT = True
 
 
 def grid(setting: Setting) -> Sequence[Mapping[str, Any]]:
-    """Every variant on the front."""
-    return tuple({"variant": each.variant} for each in accurate_first(setting.ladder))
+    """Up to six variants, evenly over the front."""
+    return tuple({"variant": name} for name in spread(setting.ladder, 6))
 
 
 def pin(setting: Setting, eligible: Sequence[Candidate], number: int, *, variant: str) -> str:

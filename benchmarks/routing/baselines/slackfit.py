@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.routing.baselines import Setting
 from benchmarks.routing.baselines.gears import batch, left_s
-from benchmarks.routing.ladder import value
+from benchmarks.routing.ladder import pareto, value
 from router.view import Choice, Options, View
 
 
@@ -47,9 +47,9 @@ class SlackFit:
 
     def _cut(self, view: View, options: Options, names: Sequence[str]) -> list[Tuple]:
         found: list[Tuple] = [
-            (quantiles.at(options.percentile), size, value(view.candidates[name]), name)
-            for name in names
-            for size, quantiles in view.candidates[name].service.items()
+            (quantiles.at(options.percentile), size, value(each), each.variant)
+            for each in pareto([view.candidates[name] for name in names])
+            for size, quantiles in each.service.items()
             if size <= self._most
         ]
         low, high = min(found)[0], max(found)[0]
