@@ -5,7 +5,8 @@
    the first whose name says time, else the first whose values read as one. Where a `duration`
    column stands beside an end time, the arrival is their difference.
 2. A CSV of (period, count): requests in each period, in order. They are placed inside their
-   periods by a seeded renewal process with Gamma gaps; CV² 1 is Poisson.
+   periods by a seeded renewal process with Gamma gaps; CV² 1 is Poisson. The column is known by
+   its name, or, of two, by whole numbers beside periods of equal length.
 3. JSON lines with `timestamp` in milliseconds.
 
 Separator comma, semicolon or tab; a byte-order mark, blank lines and a missing header are fine.
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from variants.errors import Invalid
 
 TIME = re.compile(r"time|date|arriv|^ts$|invoked|start|period|minute|second", re.IGNORECASE)
-COUNT = re.compile(r"^(count|counts|requests|invocations|arrivals|hits)$", re.IGNORECASE)
+COUNT = re.compile(r"^(n|num|value)?_?(counts?|requests|invocations|arrivals|hits)$", re.IGNORECASE)
 FEWEST = 30
 """With fewer arrivals there is nothing to tune on and nothing to compare."""
 
@@ -111,6 +112,8 @@ def _csv(
         raise Invalid(f"{path}: there is a header and no data below it")
     count = next((index for index, name in enumerate(head) if COUNT.match(name)), None)
     index = _column(path, head, data[0], column, skip=count)
+    if count is None and column is None and len(head) == 2 and _steady(data, index):
+        count = 1 - index
     if count is not None and column is None:
         return _spread(path, data, head, index, count, cv2=cv2, seed=seed), True
     times = [_time(path, row, head, index) for row in data]
@@ -119,6 +122,15 @@ def _csv(
         spans = [_number(path, row, head, duration) for row in data]
         times = [end - span for end, span in zip(times, spans, strict=True)]
     return times, False
+
+
+def _steady(data: Sequence[Row], index: int) -> bool:
+    """Whether one column ticks evenly and the other holds whole numbers: counts without a name."""
+    if any(len(row.cells) != 2 or not row.cells[1 - index].isdigit() for row in data):
+        return False
+    times = [_moment(row.cells[index]) for row in data]
+    steps = np.diff([at for at in times if at is not None])
+    return len(steps) == len(data) - 1 > 1 and steps[0] > 0 and np.allclose(steps, steps[0])
 
 
 def _rows(text: str) -> Iterator[Row]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.routing import processes
 from benchmarks.routing.traces import Trace
+from variants.errors import Invalid
 
 TRAINING_SHARE = 0.2
 SHORTEST = 30
@@ -58,11 +59,14 @@ def of_process(name: str, *, seeds: int, arrivals: int) -> Windows:
 def _windows(
     name: str, training: NDArray[np.float64], tests: Sequence[NDArray[np.float64]]
 ) -> Windows:
-    gaps = np.concatenate([np.diff(times) / np.mean(np.diff(times)) for times in tests])
+    lasting = [times for times in tests if len(times) > 1 and times[-1] > times[0]]
+    if not lasting or training[-1] <= training[0]:
+        raise Invalid(f"{name}: windows of {len(training)} arrivals at one time have no rate")
+    gaps = np.concatenate([np.diff(times) / np.mean(np.diff(times)) for times in lasting])
     return Windows(
         name=name,
         training=training - training[0],
-        tests=tuple(times - times[0] for times in tests),
+        tests=tuple(times - times[0] for times in lasting),
         cv2=float(np.var(gaps)),
     )
 

@@ -102,12 +102,12 @@ def test_the_column_can_be_named(tmp_path):
     assert traces.read(path, column="other").at_s[-1] == 39**2
 
 
-@pytest.mark.parametrize("cv2", [1.0, 4.0])
-def test_counts_become_arrivals_inside_their_periods(tmp_path, cv2):
+@pytest.mark.parametrize(("head", "cv2"), [("period,count\n", 1.0), ("", 4.0), ("minute,x\n", 1.0)])
+def test_counts_become_arrivals_inside_their_periods(tmp_path, head, cv2):
     path = tmp_path / "counts.csv"
     counts = [0, 400, 0, 200] * 5
     rows = "".join(f"2020-01-01 00:{i:02}:00,{count}\n" for i, count in enumerate(counts))
-    path.write_text(f"period,count\n{rows}", encoding="utf-8")
+    path.write_text(head + rows, encoding="utf-8")
     found = traces.read(path, cv2=cv2)
     at_s = found.at_s
     assert found.spread
