@@ -6,7 +6,8 @@
    column stands beside an end time, the arrival is their difference.
 2. A CSV of (period, count): requests in each period, in order. They are placed inside their
    periods by a seeded renewal process with Gamma gaps; CV² 1 is Poisson. The column is known by
-   its name, or, of two, by whole numbers beside periods of equal length.
+   its name, or by whole numbers beside one that is named for periods, or not at all, and ticks
+   evenly.
 3. JSON lines with `timestamp` in milliseconds.
 
 Separator comma, semicolon or tab; a byte-order mark, blank lines and a missing header are fine.
@@ -29,6 +30,7 @@ from variants.errors import Invalid
 
 TIME = re.compile(r"time|date|arriv|^ts$|invoked|start|period|minute|second", re.IGNORECASE)
 COUNT = re.compile(r"^(n|num|value)?_?(counts?|requests|invocations|arrivals|hits)$", re.IGNORECASE)
+PERIOD = re.compile(r"period|minute|hour|interval|bin|bucket|window|^column", re.IGNORECASE)
 FEWEST = 30
 """With fewer arrivals there is nothing to tune on and nothing to compare."""
 
@@ -112,7 +114,8 @@ def _csv(
         raise Invalid(f"{path}: there is a header and no data below it")
     count = next((index for index, name in enumerate(head) if COUNT.match(name)), None)
     index = _column(path, head, data[0], column, skip=count)
-    if count is None and column is None and len(head) == 2 and _steady(data, index):
+    unnamed = count is None and column is None and len(head) == 2
+    if unnamed and PERIOD.search(head[index]) and _steady(data, index):
         count = 1 - index
     if count is not None and column is None:
         return _spread(path, data, head, index, count, cv2=cv2, seed=seed), True
