@@ -74,7 +74,7 @@ class Settings(BaseModel):
         ),
     ] = None
     policy: Annotated[str, Field(description="dispatch policy, a file of router/policies")] = (
-        "share_slack"
+        "shadow_price"
     )
     queue_limit: Annotated[int, Field(ge=1, description="requests that may wait per model")] = 512
     max_queue_bytes: Annotated[int, Field(ge=1, description="bytes that may wait in all")] = (

@@ -11,9 +11,13 @@ Map
 - `judge.py`       one candidate against every bound, on an idle machine
 - `relax.py`       after a refusal: the binding bound and the cheapest single relaxation
 - `decision.py`    what admission answers, with every reason
-- `dispatch.py`    when a worker is free: order, drop the hopeless, ask the policy
+- `dispatch.py`    when a worker is free: drop the hopeless, ask the policy
 - `sharing.py`     which model goes next, each with its share guaranteed
 - `residency.py`   the slow loop: what stays open where, within a budget of bytes
+- `waiting.py`     the queue in order; `kind.py` what makes requests alike
+- `outlook.py`     what each kind can expect of a worker, worked out once
+- `gears.py`       the variant of each kind at each price of worker time; `utility.py` its worth
+- `forecast.py`    what is to arrive, by what has arrived
 - `view.py`        what a policy sees and what it answers
 - `policies/`      one file per policy; the file name is the registration
 - `lookahead.py`   does the queue still make its deadlines after this choice

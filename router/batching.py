@@ -1,10 +1,12 @@
 """Which queued requests may share one run with the head."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from router.candidate import Candidate
 from router.constraints import Objective
+from router.kind import Kind
 from router.ranking import preference
 from router.view import Options, View
 
@@ -19,7 +21,9 @@ class Rider(NamedTuple):
     due_s: float
 
 
-def fill(view: View, variant: str, *, shifted: bool) -> tuple[int, ...]:
+def fill(
+    view: View, variant: str, *, shifted: bool, willing: Sequence[bool] | None = None
+) -> tuple[int, ...]:
     """Ids of the batch to run on `variant`: the head first, then who joins it, in queue order.
 
     Each measured batch size up to `max_batch` is filled in order, and the one that saves most
@@ -29,12 +33,17 @@ def fill(view: View, variant: str, *, shifted: bool) -> tuple[int, ...]:
     have a better one after the head. Nothing is ever waited for.
     """
     candidate, head = view.candidates[variant], view.queue[0]
-    sizes = [size for size in paying_sizes(candidate, view.max_batch) if size > head.rows]
     best: tuple[int, ...] = (head.id,)
-    most_saved_s = 0.0
-    if not sizes or len(view.queue) == 1:
+    if len(view.queue) == 1:
         return best
-    riders = _riders(view, variant, shifted=shifted)
+    paying = view.outlook.paying_sizes(variant, view.max_batch)
+    sizes = [size for size in paying if size > head.rows]
+    if not sizes:
+        return best
+    most_saved_s = 0.0
+    if willing is None:
+        willing = _who_gains(view, variant, shifted=shifted)
+    riders = _riders(view, variant, willing)
     for size in sizes:
         batch = _fill_to(view, candidate, size, riders)
         rows = sum(rider.rows for rider in batch)
@@ -44,42 +53,40 @@ def fill(view: View, variant: str, *, shifted: bool) -> tuple[int, ...]:
     return best
 
 
-def paying_sizes(candidate: Candidate, max_batch: int) -> list[int]:
-    """Measured batch sizes up to `max_batch` that cost less per row than the smallest (median)."""
-    service = candidate.service
-    if not service:
-        return []
-    smallest = min(service)
-    single_s = service[smallest].p50 / smallest
-    return [
-        size
-        for size in sorted(service)
-        if size <= max_batch and service[size].p50 / size < single_s
-    ]
-
-
-def _riders(view: View, variant: str, *, shifted: bool) -> list[Rider]:
+def _riders(view: View, variant: str, willing: Sequence[bool]) -> list[Rider]:
     """The head, then every request that may join it, in queue order."""
     ready_s = view.now_s + view.overhead_s
-    after_head_s = ready_s + view.options[0].typical_s[variant]
-    better_s: dict[tuple[Options, Objective], float | None] = {}
     riders = []
-    for index, (request, options, due_s) in enumerate(
-        zip(view.queue, view.options, view.due_s, strict=True)
+    for request, options, due_s, joins in zip(
+        view.queue, view.options, view.due_s, willing, strict=True
     ):
-        if variant not in options.tail_s:
+        if not joins or variant not in options.tail_s:
             continue
-        if index and not shifted:
-            alike = (options, request.objective)
-            if alike not in better_s:
-                better_s[alike] = _better_tail_s(view, variant, *alike)
-            better = better_s[alike]
-            if better is not None and after_head_s + better <= due_s:
-                continue
         latest_s = due_s if ready_s + options.tail_s[variant] <= due_s else math.inf
         alone_s = options.typical_s[variant]
         riders.append(Rider(request.id, request.rows, alone_s, request.percentile, latest_s))
     return riders
+
+
+def _who_gains(view: View, variant: str, *, shifted: bool) -> list[bool]:
+    """Whether each request does well to join the head, which itself does."""
+    if shifted:
+        return [True] * len(view.queue)
+    ready_s = view.now_s + view.overhead_s
+    after_head_s = ready_s + view.head.typical_s[variant]
+    better_s: dict[Kind, float | None] = {}
+    gains = []
+    for kind, options, due_s in zip(view.kinds, view.options, view.due_s, strict=True):
+        if kind not in better_s:
+            better_s[kind] = (
+                _better_tail_s(view, variant, options, kind.objective)
+                if variant in options.tail_s
+                else None
+            )
+        better = better_s[kind]
+        gains.append(better is None or after_head_s + better > due_s)
+    gains[0] = True
+    return gains
 
 
 def _better_tail_s(

@@ -1,14 +1,17 @@
-"""When a worker becomes free: put the queue in order, drop the hopeless, ask the policy."""
+"""When a worker becomes free: drop the hopeless, ask the policy about the rest."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from router.candidate import Candidate
-from router.fleet import Queued, WorkerView, queue_order
+from router.fleet import WorkerView
+from router.forecast import Forecast
+from router.kind import Kind
+from router.outlook import Options, Outlook
 from router.policies import Policy
-from router.view import Choice, Options, View
+from router.view import Choice, View
+from router.waiting import Waiting
 
 __all__ = ["Choice", "Dispatch", "View", "dispatch"]
 
@@ -24,16 +27,15 @@ class Dispatch:
 def dispatch(
     policy: Policy,
     *,
-    queue: Sequence[Queued],
-    candidates: Mapping[str, Candidate],
-    worker: WorkerView,
+    queue: Waiting,
+    outlook: Outlook,
     others: Sequence[WorkerView],
     now_s: float,
     overhead_s: float,
     max_batch: int,
-    order: Callable[[Queued], Any] = queue_order,
+    forecast: Forecast | None = None,
 ) -> Dispatch:
-    """The next run for `worker`, which is free now.
+    """The next run for the worker of `outlook`, which is free now. Changes nothing.
 
     `overhead_s` is what still comes after the run until the reply is out. A request that is
     dropped when late is given up once even its fastest eligible variant, started now, would
@@ -41,72 +43,50 @@ def dispatch(
     be met here but may be elsewhere stays in the queue. A request of more rows than `max_batch`
     runs alone.
     """
-    alike: dict[tuple[tuple[str, ...], int, int], tuple[float, Options | None]] = {}
-    kept: list[Queued] = []
-    options: list[Options] = []
-    due_s: list[float] = []
-    drop: list[int] = []
     ready_s = now_s + overhead_s
-    for request in sorted(queue, key=order):
-        key = (request.eligible, request.rows, request.percentile)
-        found = alike.get(key)
-        if found is None:
-            found = alike[key] = _outlook(request, candidates, worker.loaded)
-        anywhere_s, here = found
-        if request.drop_late and ready_s + anywhere_s > request.deadline_s:
+    kinds, requests = queue.kinds, queue.requests
+    due_s = queue.deadlines_s.copy()
+    options: dict[Kind, Options | None] = {}
+    latest_s = -math.inf
+    for kind in queue.counts:
+        found = options[kind] = outlook.options(kind)
+        slowest_s = math.inf if found is None else max(found.fastest_s, found.quickest_s)
+        latest_s = max(latest_s, ready_s + slowest_s)
+    drop: list[int] = []
+    left_out: set[int] = set()
+    for index in _critical(queue, latest_s):
+        kind, request = kinds[index], requests[index]
+        here = options[kind]
+        if request.drop_late and ready_s + outlook.anywhere_s(kind) > request.deadline_s:
             drop.append(request.id)
-            continue
-        if here is None:
-            continue
-        if request.drop_late and ready_s + min(here.typical_s.values()) > request.deadline_s:
-            continue
-        safe = ready_s + here.tail_s[here.fastest] <= request.deadline_s
-        kept.append(request)
-        options.append(here)
-        due_s.append(request.deadline_s if safe else math.inf)
-    if not kept:
+            left_out.add(index)
+        elif here is None or (request.drop_late and ready_s + here.quickest_s > request.deadline_s):
+            left_out.add(index)
+        elif ready_s + here.fastest_s > request.deadline_s:
+            due_s[index] = math.inf
+    if len(left_out) == len(requests):
         return Dispatch(choice=None, drop=tuple(drop))
     view = View(
-        queue=tuple(kept),
-        options=tuple(options),
-        due_s=tuple(due_s),
-        candidates=candidates,
-        loaded=worker.loaded,
+        queue=requests,
+        kinds=kinds,
+        due_s=due_s,
+        counts=queue.counts,
+        outlook=outlook,
         others=others,
         now_s=now_s,
         overhead_s=overhead_s,
         max_batch=max_batch,
+        forecast=forecast,
     )
+    if left_out:
+        view = view.only([index for index in range(len(requests)) if index not in left_out])
     return Dispatch(choice=policy.choose(view), drop=tuple(drop))
 
 
-def _outlook(
-    request: Queued, candidates: Mapping[str, Candidate], loaded: frozenset[str]
-) -> tuple[float, Options | None]:
-    """Median of the fastest eligible variant anywhere (0 if unmeasured), and the options here."""
-    anywhere_s = math.inf
-    typical_s: dict[str, float] = {}
-    tail_s: dict[str, float] = {}
-    for name in request.eligible:
-        candidate = candidates.get(name)
-        if candidate is None or candidate.blocked is not None:
-            continue
-        typical = tail = math.inf
-        if candidate.service:
-            typical = candidate.service_s(request.rows, 50)
-            tail = candidate.service_s(request.rows, request.percentile)
-        anywhere_s = min(anywhere_s, typical)
-        if name in loaded:
-            typical_s[name], tail_s[name] = typical, tail
-    if math.isinf(anywhere_s):
-        anywhere_s = 0.0
-    if not tail_s:
-        return anywhere_s, None
-    here = Options(
-        rows=request.rows,
-        percentile=request.percentile,
-        typical_s=typical_s,
-        tail_s=tail_s,
-        fastest=min(tail_s, key=lambda name: (tail_s[name], name)),
-    )
-    return anywhere_s, here
+def _critical(queue: Waiting, latest_s: float) -> Sequence[int]:
+    """Indexes of the requests that are due before `latest_s`: no other can be late."""
+    if latest_s == math.inf:
+        return range(len(queue))
+    if queue.by_deadline:
+        return range(bisect_left(queue.deadlines_s, latest_s))
+    return [index for index, due_s in enumerate(queue.deadlines_s) if due_s < latest_s]

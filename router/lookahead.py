@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection
 from heapq import heapify, heapreplace
 
-from router.batching import paying_sizes
 from router.ranking import preference
 from router.view import Options, View
 
@@ -21,7 +20,7 @@ def ranked(view: View) -> list[str]:
     Without a deadline all of them; where none keeps it (late work under a soft bound), only the
     fastest.
     """
-    head, options, due_s = view.queue[0], view.options[0], view.due_s[0]
+    head, options, due_s = view.queue[0], view.head, view.due_s[0]
     ready_s = view.now_s + view.overhead_s
     if due_s == math.inf and head.deadline_s != math.inf:
         return [options.fastest]
@@ -57,7 +56,7 @@ def missed(view: View, variant: str, batch: Collection[int]) -> int:
     rows = sum(request.rows for request in view.queue if request.id in batch)
     candidate = view.candidates[variant]
     busy_s = candidate.service_s(rows, 50) if candidate.service else math.inf
-    free_s = _free_s(view, view.now_s + busy_s, {options.fastest for options in view.options})
+    free_s = _free_s(view, view.now_s + busy_s, {options.fastest for options in set(view.options)})
     overhead_s = view.overhead_s
     misses = 0
     stop = _last_due(view) + 1
@@ -108,7 +107,7 @@ def _alone(view: View, gear: str) -> Pace:
 def _batched(view: View, gear: str) -> Pace | None:
     """The pace with batches of the size that is cheapest per row; None where none pays."""
     candidate = view.candidates[gear]
-    sizes = paying_sizes(candidate, view.max_batch)
+    sizes = list(view.outlook.paying_sizes(gear, view.max_batch))
     if not sizes:
         return None
     waiting = sum(options.rows for options in view.options if gear in options.tail_s)

@@ -19,8 +19,11 @@ from router.candidate import Candidate
 from router.constraints import Constraints
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView, arrival_order, queue_order
+from router.forecast import Forecast
 from router.judge import rejections
+from router.outlook import Outlook
 from router.policies import Policy
+from router.waiting import Waiting
 
 Service = Mapping[str, Mapping[int, Sequence[float]]]
 """Measured seconds of runs, by variant and batch size."""
@@ -140,7 +143,6 @@ class _Simulation:
         self.overhead_s = overhead_s
         self.admission = admission
         self.early_drop = early_drop
-        self.edf = edf
         self.drift = drift
         names = frozenset(self.priors) if resident is None else resident
         self.workers = [_Worker(number, names) for number in range(workers)]
@@ -149,7 +151,10 @@ class _Simulation:
             if correction is None
             else {name: correction(prior) for name, prior in self.priors.items()}
         )
-        self.queue: dict[int, Queued] = {}
+        self.queue = Waiting(order=queue_order if edf else arrival_order)
+        self.forecast = Forecast()
+        self.outlooks: dict[frozenset[str], Outlook] = {}
+        self.believed = dict(self.priors)
         self.outcomes: list[Outcome | None] = [None] * len(arrivals)
         self.decision_ns: list[int] = []
         self.events: list[tuple[int, int, _Finish | _Loaded]] = []
@@ -190,8 +195,8 @@ class _Simulation:
             self._dispatch(now_us)
             if next_arrival == len(self.arrivals) and not self.events:
                 break
-        for number in list(self.queue):
-            self._end(number, "dropped")
+        for request in self.queue:
+            self._end(request.id, "dropped")
         return Run(
             outcomes=tuple(o for o in self.outcomes if o is not None),
             decision_ns=tuple(self.decision_ns),
@@ -209,7 +214,7 @@ class _Simulation:
                 asked,
                 list(self._candidates(now_s).values()),
                 reference=self.reference,
-                queue=list(self.queue.values()),
+                queue=self.queue.requests,
                 workers=[worker.view() for worker in self.workers],
                 now_s=now_s,
                 rows=arrival.rows,
@@ -239,7 +244,9 @@ class _Simulation:
             objective=asked.effective_objective,
             percentile=asked.latency_percentile,
         )
-        self.queue[number] = queued
+        kind = self.queue.add(queued)
+        if limit_s is not None:
+            self.forecast.arrived(now_s, kind, limit_s)
         if self._arrived is not None:
             self._arrived(now_s, queued)
 
@@ -268,29 +275,27 @@ class _Simulation:
         for worker in self.workers:
             while not worker.busy and self.queue:
                 others = [other.view() for other in self.workers if other is not worker]
-                candidates = self._candidates(now_s)
                 begun = time.perf_counter_ns()
                 outcome = dispatch(
                     self.policy,
-                    queue=list(self.queue.values()),
-                    candidates=candidates,
-                    worker=WorkerView(id=worker.id, free_at_s=now_s, loaded=worker.loaded),
+                    queue=self.queue,
+                    outlook=self._outlook(worker.loaded, now_s),
                     others=others,
                     now_s=now_s,
                     overhead_s=self.overhead_s,
                     max_batch=self.max_batch,
-                    order=queue_order if self.edf else arrival_order,
+                    forecast=self.forecast,
                 )
                 self.decision_ns.append(time.perf_counter_ns() - begun)
                 for number in outcome.drop:
                     self._end(number, "dropped")
-                    del self.queue[number]
+                    self.queue.remove(number)
                 if outcome.choice is None:
                     break
                 self._start(worker, outcome.choice.variant, outcome.choice.requests, now_us)
 
     def _start(self, worker: _Worker, variant: str, numbers: tuple[int, ...], now_us: int) -> None:
-        rows = sum(self.queue.pop(number).rows for number in numbers)
+        rows = sum(self.queue.remove(number).rows for number in numbers)
         now_s = now_us / 1e6
         run_s = self._true_s(variant, rows, numbers[0])
         if self.drift is not None:
@@ -320,9 +325,19 @@ class _Simulation:
         return samples[position] * max(1.0, rows / batch)
 
     def _candidates(self, now_s: float) -> dict[str, Candidate]:
-        if not self.corrections:
-            return self.priors
-        return {name: one.candidate(now_s) for name, one in self.corrections.items()}
+        if self.corrections:
+            now = {name: one.candidate(now_s) for name, one in self.corrections.items()}
+            if any(now[name] is not was for name, was in self.believed.items()):
+                self.believed = now
+                self.outlooks.clear()
+        return self.believed
+
+    def _outlook(self, loaded: frozenset[str], now_s: float) -> Outlook:
+        candidates = self._candidates(now_s)
+        found = self.outlooks.get(loaded)
+        if found is None:
+            found = self.outlooks[loaded] = Outlook(candidates, loaded)
+        return found
 
     # Events
 

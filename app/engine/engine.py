@@ -5,7 +5,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -33,9 +33,13 @@ from router.candidate import Candidate
 from router.correction import Correction
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
+from router.forecast import Forecast
+from router.kind import Kind
+from router.outlook import Outlook
 from router.policies import Policy
 from router.residency import Item, Placement, next_move
 from router.sharing import Shares
+from router.waiting import Waiting
 from variants.manifest import Manifest
 from variants.profile import Profile
 from variants.runtimes import Tensor, Tensors
@@ -124,8 +128,12 @@ class _ModelState:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.entries: dict[int, _Entry] = {}
+        self.waiting = Waiting()
+        self.forecast = Forecast()
         self.variants: dict[str, ServedVariant] = {}
         self.corrections: dict[str, Correction] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self._outlooks: dict[frozenset[str], Outlook] = {}
         row_bytes = sum(t.elements * np.dtype(t.dtype).itemsize for t in spec.inputs)
         self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
 
@@ -135,6 +143,38 @@ class _ModelState:
         if name not in self.variants:
             self.variants[name] = served
             self.corrections[name] = Correction(served.candidate)
+
+    def remove(self, variant: str) -> None:
+        """Forget a variant that nobody may use any more."""
+        del self.variants[variant], self.corrections[variant]
+
+    def hold(self, entry: _Entry) -> Kind:
+        """Let a request wait."""
+        self.entries[entry.queued.id] = entry
+        return self.waiting.add(entry.queued)
+
+    def take(self, id: int) -> _Entry:
+        """The request no longer waits."""
+        self.waiting.remove(id)
+        return self.entries.pop(id)
+
+    def outlook(self, loaded: frozenset[str], quarantine: Set[str], now_s: float) -> Outlook:
+        """What can be expected of a worker that has these variants, by what is known now."""
+        candidates = {
+            name: correction.candidate(now_s)
+            for name, correction in self.corrections.items()
+            if self.variants[name].key not in quarantine
+        }
+        was = self._candidates
+        if len(candidates) != len(was) or any(
+            was.get(name) is not one for name, one in candidates.items()
+        ):
+            self._candidates = candidates
+            self._outlooks.clear()
+        found = self._outlooks.get(loaded)
+        if found is None:
+            found = self._outlooks[loaded] = Outlook(self._candidates, loaded)
+        return found
 
 
 class Engine:
@@ -242,9 +282,9 @@ class Engine:
 
     # What the router sees
 
-    def queue(self, model: str) -> list[Queued]:
-        """The requests that wait for this model."""
-        return [entry.queued for entry in self._models[model].entries.values()]
+    def queue(self, model: str) -> Sequence[Queued]:
+        """The requests that wait for this model, in order; read only."""
+        return self._models[model].waiting.requests
 
     def workers(self, model: str) -> list[WorkerView]:
         """The workers with the names of this model's variants that they can or soon could run."""
@@ -297,7 +337,8 @@ class Engine:
             future=loop.create_future(),
             since_s=time.monotonic(),
         )
-        state.entries[queued.id] = entry
+        kind = state.hold(entry)
+        state.forecast.arrived(entry.since_s, kind, queued.deadline_s - queued.arrival_s)
         self._queue_bytes += size_bytes
         self._leases.acquire(entry.keys)
         if self._residency is not None:
@@ -313,7 +354,8 @@ class Engine:
         """The request is answered, given up or cancelled."""
         self._queue_bytes -= entry.size_bytes
         self._leases.release(entry.keys)
-        state.entries.pop(entry.queued.id, None)
+        if entry.queued.id in state.entries:
+            state.take(entry.queued.id)
 
     def bring(self, model: ServedModel, names: Iterable[str]) -> tuple[str, float] | None:
         """Have one of these variants opened that no worker has, the one that loads soonest.
@@ -423,7 +465,7 @@ class Engine:
         self.catalog = self.catalog.replace(model.without(variant))
         await self._leases.drained(served.key)
         state = self._models[model.spec.name]
-        del state.variants[variant], state.corrections[variant]
+        state.remove(variant)
         await self.unload(served)
 
     async def unload(self, served: ServedVariant) -> None:
@@ -545,20 +587,21 @@ class Engine:
     def _feed(self, slot: Slot) -> None:
         for state in self._in_turn():
             now = time.monotonic()
+            here = self._view(slot, state, slot.loaded)
             outcome = dispatch(
                 self._policy,
-                queue=[e.queued for e in state.entries.values() if not e.future.done()],
-                candidates=self._usable(state, now),
-                worker=replace(self._view(slot, state, slot.loaded), free_at_s=now),
+                queue=state.waiting,
+                outlook=state.outlook(here.loaded, self._quarantine, now),
                 others=[self._view(s, state, s.expected) for s in self.slots if s is not slot],
                 now_s=now,
                 overhead_s=self._handover.value_s,
                 max_batch=min(state.max_batch, self._fair_rows(state)),
+                forecast=state.forecast,
             )
             for id in outcome.drop:
-                _fail(state.entries.pop(id), DeadlinePassed())
+                _fail(state.take(id), DeadlinePassed())
             if outcome.choice is not None:
-                entries = [state.entries.pop(id) for id in outcome.choice.requests]
+                entries = [state.take(id) for id in outcome.choice.requests]
                 self._launch(slot, state, outcome.choice.variant, entries)
                 return
 
@@ -575,14 +618,7 @@ class Engine:
         idle = sum(slot.idle for slot in self.slots)
         if idle <= 1:
             return state.max_batch
-        return -(-sum(entry.queued.rows for entry in state.entries.values()) // idle)
-
-    def _usable(self, state: _ModelState, now_s: float) -> dict[str, Candidate]:
-        return {
-            name: correction.candidate(now_s)
-            for name, correction in state.corrections.items()
-            if state.variants[name].key not in self._quarantine
-        }
+        return -(-sum(request.rows for request in state.waiting) // idle)
 
     def _launch(
         self, slot: Slot, state: _ModelState, variant: str, entries: Sequence[_Entry]
@@ -643,7 +679,7 @@ class Engine:
         if entry.retried or gone or self._closed:
             return False
         entry.retried = True
-        self._models[batch.spec.name].entries[entry.queued.id] = entry
+        self._models[batch.spec.name].hold(entry)
         self._expire_by(entry)
         self._metrics.retried(batch.served.manifest)
         return True
@@ -668,7 +704,7 @@ class Engine:
                 if not entry.queued.drop_late:
                     continue
                 if entry.queued.deadline_s <= now:
-                    _fail(state.entries.pop(entry.queued.id), DeadlinePassed())
+                    _fail(state.take(entry.queued.id), DeadlinePassed())
                 else:
                     next_s = min(next_s, entry.queued.deadline_s)
         self._expiry, self._expiry_s = None, math.inf
@@ -741,7 +777,8 @@ class Engine:
 
 def _head(state: _ModelState) -> tuple[int, float]:
     """Urgency and deadline of the request that should go first."""
-    return min((e.queued.urgency, e.queued.deadline_s) for e in state.entries.values())
+    first = state.waiting.requests[0]
+    return first.urgency, first.deadline_s
 
 
 def _item(model: str, served: ServedVariant) -> Item:

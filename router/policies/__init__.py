@@ -2,8 +2,8 @@
 
 Each file offers one function, `choose(view)`, and keeps no state: what it answers depends on the
 view alone. It may count on the promises of `View` and must keep four: the variant is loaded here
-and eligible for every request of the choice, the head of the queue is in it, the rows stay within
-`max_batch` (unless the head alone exceeds it), and whoever is dropped when late is in time.
+and eligible for every request of the choice, the rows stay within `max_batch` (unless the first
+request alone exceeds it), whoever is dropped when late is in time, and no worker stays idle.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from router.view import Choice, View
 
-DEFAULT = "share_slack"
+DEFAULT = "shadow_price"
 """The policy of those who do not choose one."""
 
 

@@ -32,6 +32,6 @@ def choose(view: View) -> Choice:
 
 def _harmless(view: View, best_first: Sequence[str]) -> str:
     """The best variant for the head that costs the queue no deadline more than its fastest."""
-    head, fastest = (view.queue[0].id,), view.options[0].fastest
+    head, fastest = (view.queue[0].id,), view.head.fastest
     fewest = missed(view, fastest, head)
     return next((name for name in best_first if missed(view, name, head) <= fewest), fastest)

@@ -13,7 +13,9 @@ import pytest
 from router import dispatch as dispatching
 from router import policies
 from router.candidate import Candidate
-from router.fleet import Queued, WorkerView
+from router.fleet import Queued
+from router.outlook import Outlook
+from router.waiting import Waiting
 from tests import models
 from variants import runtimes
 from variants.profile import Quantiles
@@ -86,9 +88,8 @@ def test_the_example_policy_is_found_and_takes_the_cheapest(installed: None) -> 
     )
     outcome = dispatching.dispatch(
         policies.find("thrifty"),
-        queue=[request],
-        candidates=candidates,
-        worker=WorkerView(id=0, free_at_s=0.0, loaded=frozenset(candidates)),
+        queue=Waiting([request]),
+        outlook=Outlook(candidates, frozenset(candidates)),
         others=[],
         now_s=0.0,
         overhead_s=0.0,

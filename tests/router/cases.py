@@ -10,7 +10,9 @@ from router.candidate import Candidate
 from router.constraints import BOUNDS, Constraints
 from router.dispatch import Dispatch, dispatch
 from router.fleet import Queued, WorkerView
+from router.outlook import Outlook
 from router.policies import Policy
+from router.waiting import Waiting
 from variants.profile import Accuracy, Quantiles
 
 MS = 0.001
@@ -72,18 +74,17 @@ def queued(id: int, *eligible: str, **fields: object) -> Queued:
 
 
 def run(
-    policy: Policy, queue: list[Queued], candidates: list[Candidate], **fields: object
+    policy: Policy,
+    queue: list[Queued],
+    candidates: list[Candidate],
+    worker: WorkerView | None = None,
+    **fields: object,
 ) -> Dispatch:
     """Dispatch on one worker that has everything loaded and is free at 0, unless told."""
-    defaults: dict[str, object] = {
-        "worker": worker(*(each.variant for each in candidates)),
-        "others": (),
-        "now_s": 0.0,
-        "overhead_s": 0.0,
-        "max_batch": 8,
-    }
+    defaults: dict[str, object] = {"others": (), "now_s": 0.0, "overhead_s": 0.0, "max_batch": 8}
     by_id = {each.variant: each for each in candidates}
-    return dispatch(policy, queue=queue, candidates=by_id, **(defaults | fields))
+    outlook = Outlook(by_id, frozenset(by_id) if worker is None else worker.loaded)
+    return dispatch(policy, queue=Waiting(queue), outlook=outlook, **(defaults | fields))
 
 
 examples = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

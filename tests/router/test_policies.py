@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from router.dispatch import dispatch
 from router.fleet import Queued, queue_order
+from router.outlook import Outlook
 from router.policies import find, names
+from router.waiting import Waiting
 from tests.router import cases
 
 every_policy = pytest.mark.parametrize("name", names())
@@ -28,9 +30,8 @@ def decide(name, situation):
     fleet = situation["fleet"]
     return dispatch(
         find(name),
-        queue=situation["queue"],
-        candidates={each.variant: each for each in situation["candidates"]},
-        worker=fleet[0],
+        queue=Waiting(situation["queue"]),
+        outlook=Outlook({each.variant: each for each in situation["candidates"]}, fleet[0].loaded),
         others=fleet[1:],
         now_s=0.0,
         overhead_s=situation["overhead_s"],
@@ -81,15 +82,24 @@ def test_a_choice_keeps_to_what_is_loaded_eligible_and_small_enough(name, situat
 @every_policy
 @cases.examples
 @given(situations)
-def test_the_first_request_that_can_be_served_here_is_always_served(name, situation):
+def test_somebody_who_can_be_served_here_always_is(name, situation):
     choice = decide(name, situation).choice
-    ordered = sorted(situation["queue"], key=queue_order)
-    head = next((request for request in ordered if servable_here(situation, request)), None)
-    if head is None:
+    servable = {each.id for each in situation["queue"] if servable_here(situation, each)}
+    if not servable:
         assert choice is None
     else:
         assert choice is not None
-        assert choice.requests[0] == head.id
+        assert set(choice.requests) <= servable
+
+
+@pytest.mark.parametrize("name", ["greedy_deadline", "share_slack"])
+@cases.examples
+@given(situations)
+def test_the_first_request_that_can_be_served_here_goes_first(name, situation):
+    choice = decide(name, situation).choice
+    ordered = sorted(situation["queue"], key=queue_order)
+    head = next((request for request in ordered if servable_here(situation, request)), None)
+    assert head is None or choice.requests[0] == head.id
 
 
 @every_policy
@@ -171,13 +181,14 @@ def feasible_queues(draw: st.DrawFn) -> list[Queued]:
     return queue
 
 
+@pytest.mark.parametrize("name", ["share_slack", "shadow_price"])
 @cases.examples
 @given(feasible_queues())
-def test_sharing_the_slack_serves_every_queue_that_can_be_served(queue):
+def test_every_queue_that_can_be_served_is_served(name, queue):
     """With exact profiles, nobody is late or dropped whom the fastest variants would have met."""
     now_s, left = 0.0, list(queue)
     while left:
-        found = cases.run(find("share_slack"), left, cases.ladder(), now_s=now_s)
+        found = cases.run(find(name), left, cases.ladder(), now_s=now_s)
         assert found.drop == ()
         service_s = {"tiny": 0.002, "int8": 0.010, "fp32": 0.040}[found.choice.variant]
         now_s += service_s * len(found.choice.requests)

@@ -1,0 +1,56 @@
+"""What is to arrive, by what has arrived: the rate of each kind, and how far ahead to look."""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+from router.kind import Kind
+
+WINDOWS = 3.0
+"""Rates are taken over so many horizons of the past."""
+
+LEAST = 8
+"""So many arrivals are remembered however long ago they were."""
+
+MEMORY = 50
+"""The horizon is the mean of about so many arrivals' time to their deadline."""
+
+
+class Forecast:
+    """Arrivals of the recent past. Times come in as `now_s`, on one monotonic clock.
+
+    The horizon is the mean time from arrival to deadline: work can be put off by about so much,
+    and what arrives within it competes with what waits now.
+    """
+
+    def __init__(self) -> None:
+        self.horizon_s = 0.0
+        self._recent: deque[tuple[float, Kind]] = deque()
+        self._counts: Counter[Kind] = Counter()
+        self._began_s = 0.0
+        self._seen = 0
+
+    def arrived(self, now_s: float, kind: Kind, slack_s: float) -> None:
+        """Take in one arrival that must be answered within `slack_s` (finite)."""
+        if not self._seen:
+            self._began_s = now_s
+        self._seen = min(self._seen + 1, MEMORY)
+        self.horizon_s += (slack_s - self.horizon_s) / self._seen
+        self._recent.append((now_s, kind))
+        self._counts[kind] += 1
+
+    def expected(self, now_s: float) -> tuple[Mapping[Kind, int], float]:
+        """Recent arrivals by kind, and the number to expect within the horizon for each of them."""
+        window_s = WINDOWS * self.horizon_s
+        recent = self._recent
+        start_s = max(now_s - window_s, self._began_s)
+        while len(recent) > LEAST and recent[0][0] < start_s:
+            _, kind = recent.popleft()
+            self._counts[kind] -= 1
+            if not self._counts[kind]:
+                del self._counts[kind]
+        if not recent:
+            return self._counts, 0.0
+        span_s = now_s - min(start_s, recent[0][0])
+        if len(recent) < LEAST:
+            span_s = max(span_s, window_s)
+        return self._counts, self.horizon_s / span_s if span_s > 0 else 0.0

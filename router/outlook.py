@@ -1,0 +1,186 @@
+"""What requests can expect of a worker, worked out once for all that are alike.
+
+An `Outlook` belongs to one state of the candidates and one set of loaded variants; when either
+changes, another one is made. Everything in it is computed when first asked for.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+from router.candidate import Candidate
+from router.constraints import Objective
+from router.gears import Gears, front, price_list
+from router.kind import Kind
+from router.utility import utilities, weight
+
+MOST_URGENT = 0
+
+PAYS = 0.9
+"""A batch must cost at most this share of as many single runs: it holds up whoever comes next."""
+
+
+class Options:
+    """What requests of one kind can expect here.
+
+    `typical_s` (median) and `tail_s` (at the kind's percentile) hold the service time of one such
+    request alone, in seconds, for each eligible variant that is loaded here; infinite where
+    unmeasured. `fastest` is the one with the smallest tail, `quickest_s` the smallest median.
+    Compared by identity, so that policies can look things up by it.
+    """
+
+    __slots__ = ("fastest", "fastest_s", "kind", "quickest_s", "tail_s", "typical_s")
+
+    def __init__(
+        self, kind: Kind, typical_s: Mapping[str, float], tail_s: Mapping[str, float]
+    ) -> None:
+        self.kind = kind
+        self.typical_s = typical_s
+        self.tail_s = tail_s
+        self.fastest = min(tail_s, key=lambda name: (tail_s[name], name))
+        self.fastest_s = tail_s[self.fastest]
+        self.quickest_s = min(typical_s.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows of one such request."""
+        return self.kind.rows
+
+    @property
+    def percentile(self) -> int:
+        """The quantile of the prediction that must meet the deadline."""
+        return self.kind.percentile
+
+
+class Outlook:
+    """Options and gears of every kind, and the prices that the gears go by."""
+
+    def __init__(self, candidates: Mapping[str, Candidate], loaded: frozenset[str]) -> None:
+        self.candidates = candidates
+        self.loaded = loaded
+        self._options: dict[Kind, Options | None] = {}
+        self._anywhere_s: dict[Kind, float] = {}
+        self._gears: dict[int, GearsByKind] = {}
+        self._utilities: dict[Objective, Mapping[str, float]] = {}
+        self._paying: dict[tuple[str, int], tuple[int, ...]] = {}
+        self.last_level = 0
+        """Where the last search for a price ended: where the next one begins."""
+
+    def options(self, kind: Kind) -> Options | None:
+        """What such a request can expect here; None where no variant of it is loaded."""
+        try:
+            return self._options[kind]
+        except KeyError:
+            self._look(kind)
+            return self._options[kind]
+
+    def anywhere_s(self, kind: Kind) -> float:
+        """Median of the fastest eligible variant wherever it is loaded, 0 if unmeasured."""
+        if kind not in self._anywhere_s:
+            self._look(kind)
+        return self._anywhere_s[kind]
+
+    def utility(self, objective: Objective) -> Mapping[str, float]:
+        """The worth of an answer by variant."""
+        found = self._utilities.get(objective)
+        if found is None:
+            found = self._utilities[objective] = utilities(objective, self.candidates.values())
+        return found
+
+    @cached_property
+    def prices(self) -> list[float]:
+        """Prices of worker time, in worth per second: 0, rising, ∞."""
+        times = {
+            name: candidate.service_s(1, 50)
+            for name, candidate in self.candidates.items()
+            if candidate.service and candidate.blocked is None
+        }
+        objectives: tuple[Objective, ...] = ("accuracy", "cost")
+        fronts = (front(times, self.utility(objective)) for objective in objectives)
+        return price_list(fronts, weight(MOST_URGENT))
+
+    def gears(self, depth: int) -> Mapping[Kind, Gears]:
+        """The gears of every kind that has options here, where so many rows may share a run."""
+        found = self._gears.get(depth)
+        if found is None:
+            found = self._gears[depth] = GearsByKind(self, depth)
+        return found
+
+    def paying_sizes(self, variant: str, max_batch: int) -> tuple[int, ...]:
+        """Measured batch sizes up to `max_batch` that clearly cost less per row."""
+        key = (variant, max_batch)
+        sizes = self._paying.get(key)
+        if sizes is None:
+            sizes = self._paying[key] = _paying_sizes(self.candidates[variant], max_batch)
+        return sizes
+
+    @property
+    def batching_pays(self) -> bool:
+        """Whether any variant has a batch size that pays."""
+        return any(self.paying_sizes(name, 1 << 30) for name in self.candidates)
+
+    def _look(self, kind: Kind) -> None:
+        anywhere_s = math.inf
+        typical_s: dict[str, float] = {}
+        tail_s: dict[str, float] = {}
+        for name in kind.eligible:
+            candidate = self.candidates.get(name)
+            if candidate is None or candidate.blocked is not None:
+                continue
+            typical = tail = math.inf
+            if candidate.service:
+                typical = candidate.service_s(kind.rows, 50)
+                tail = candidate.service_s(kind.rows, kind.percentile)
+            anywhere_s = min(anywhere_s, typical)
+            if name in self.loaded:
+                typical_s[name], tail_s[name] = typical, tail
+        self._anywhere_s[kind] = 0.0 if math.isinf(anywhere_s) else anywhere_s
+        self._options[kind] = Options(kind, typical_s, tail_s) if tail_s else None
+
+
+class GearsByKind(dict[Kind, Gears]):
+    """The gears of each kind at one depth of the queue, made when first asked for."""
+
+    def __init__(self, outlook: Outlook, depth: int) -> None:
+        super().__init__()
+        self._outlook = outlook
+        self._depth = depth
+
+    def __missing__(self, kind: Kind) -> Gears:
+        options = self._outlook.options(kind)
+        assert options is not None, "kinds without options are not asked for"
+        gears = self[kind] = self._gears(kind, options)
+        return gears
+
+    def _gears(self, kind: Kind, options: Options) -> Gears:
+        outlook = self._outlook
+        busy_s, tail_s = {}, {}
+        for name, typical_s in options.typical_s.items():
+            if math.isinf(typical_s):
+                continue
+            busy_s[name], tail_s[name] = typical_s, options.tail_s[name]
+            candidate = outlook.candidates[name]
+            sizes = outlook.paying_sizes(name, self._depth)
+            if sizes:
+                size = min(sizes, key=lambda size: candidate.service[size].p50 / size)
+                if kind.rows < size:
+                    busy_s[name] = kind.rows * candidate.service[size].p50 / size
+        utility = outlook.utility(kind.objective)
+        if not busy_s:  # nothing is measured, so nothing can be planned
+            busy_s = tail_s = {options.fastest: 0.0}
+        factor = weight(kind.urgency)
+        worth = {name: factor * utility[name] for name in busy_s}
+        return Gears(outlook.prices, busy_s, tail_s, worth)
+
+
+def _paying_sizes(candidate: Candidate, max_batch: int) -> tuple[int, ...]:
+    service = candidate.service
+    if not service:
+        return ()
+    smallest = min(service)
+    single_s = service[smallest].p50 / smallest
+    return tuple(
+        size
+        for size in sorted(service)
+        if size <= max_batch and service[size].p50 / size < PAYS * single_s
+    )

@@ -1,0 +1,191 @@
+"""Worker time has a price, and every request takes the variant that is worth most at that price.
+
+The price is the smallest at which what waits and what is to arrive within the horizon fits into
+the time of all workers, and at which the queue, served in order, meets its deadlines. In a burst
+the price rises and quality steps down together, inside each caller's bounds; when the burst is
+over the price falls and quality steps back up. Where time is scarce for longer, everybody runs at
+the one level that the fleet can hold, rather than the first well and the next ones not at all; and
+what is worth less than its time costs goes last, so that the same time answers more callers.
+
+Where even the fastest variants cannot save the queue, the requests that are worth least for their
+time are passed over, no more of them than must be (J. M. Moore, "An n job, one machine sequencing
+algorithm for minimizing the number of late jobs", Management Science 15, 1968). They stay in the
+queue until they are hopeless. `router/gears.py` tells what a price means and where it comes from.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import accumulate
+from operator import add, le
+
+from router.batching import fill
+from router.gears import Gears
+from router.kind import Kind
+from router.view import Choice, View
+
+
+def choose(view: View) -> Choice:
+    """The first request that is worth its time, on its variant at the price of time."""
+    outlook = view.outlook
+    gears_of = outlook.gears(_depth(view))
+    level = _fair_level(view, gears_of)
+    price = outlook.prices[level]
+    if price > 0.0 and any(gears_of[kind].worth_per_s < price for kind in view.present):
+        worthy = [
+            index
+            for index, kind in enumerate(view.kinds)
+            if gears_of[kind].worth_per_s >= price or not view.queue[index].drop_late
+        ]
+        if 0 < len(worthy) < len(view.kinds):
+            view = view.only(worthy)
+    plan = _Plan(view, [gears_of[kind] for kind in view.kinds])
+    if not plan.fits(level):
+        top = len(outlook.prices) - 1
+        if not plan.fits(top):
+            view = view.only(plan.saved(top))
+            plan = _Plan(view, [gears_of[kind] for kind in view.kinds])
+        level = bisect_left(range(level + 1, top), True, key=plan.fits) + level + 1
+    variant = plan.head_variant(level)
+    return Choice(variant=variant, requests=plan.batch(variant, level))
+
+
+def _depth(view: View) -> int:
+    """Rows that may share a run, as a power of two: what waits, and no more than a batch."""
+    waiting = min(len(view.queue), view.max_batch)
+    return 1 << (waiting.bit_length() - 1)
+
+
+def _fair_level(view: View, gears_of: Mapping[Kind, Gears]) -> int:
+    """The level of the price at which queue and expected arrivals just fill the workers' time.
+
+    The highest that is still too cheap: at a price, those whom it divides take what is left.
+    """
+    forecast = view.forecast
+    if forecast is None:
+        return 0
+    arrived, each = forecast.expected(view.now_s)
+    if not each:
+        return 0
+    known = view.outlook.options
+    demand: list[tuple[float, list[float]]]
+    demand = [(count, gears_of[kind].served_s) for kind, count in view.counts.items()]
+    demand += [
+        (count * each, gears_of[kind].served_s)
+        for kind, count in arrived.items()
+        if known(kind) is not None
+    ]
+    workers, busy_s = _fleet(view)
+    time_s = forecast.horizon_s * workers - busy_s
+
+    def fits(level: int) -> bool:
+        total_s = 0.0
+        for count, served_s in demand:
+            total_s += count * served_s[level]
+        return total_s <= time_s
+
+    outlook = view.outlook
+    level = outlook.last_level
+    if fits(level):
+        while level and fits(level - 1):
+            level -= 1
+    else:
+        level += 1
+        while not fits(level):
+            level += 1
+    outlook.last_level = level
+    return max(0, level - 1)
+
+
+def _fleet(view: View) -> tuple[int, float]:
+    """The workers that can do what this one can, with it, and the seconds until they have done."""
+    peers = [other for other in view.others if view.loaded <= other.loaded]
+    return 1 + len(peers), sum(max(0.0, peer.free_at_s - view.now_s) for peer in peers)
+
+
+class _Plan:
+    """The queue played forward in order, everybody at the gear of one level."""
+
+    def __init__(self, view: View, gears: Sequence[Gears]) -> None:
+        self._view = view
+        self._gears = gears
+        self._ready_s = ready_s = view.now_s + view.overhead_s
+        self._left_s = [due_s - ready_s for due_s in view.due_s]
+        self._workers, self._busy_s = _fleet(view)
+        self._narrow = self._left_s[0] < gears[0].tail_s[0]
+
+    def fits(self, level: int) -> bool:
+        """Whether everybody meets the deadline.
+
+        A request starts once this worker has done all before it, or all workers their share of it,
+        whichever is sooner; neither is ever too optimistic.
+        """
+        busy_s = [one.busy_s[level] for one in self._gears]
+        if self._narrow:
+            busy_s[0] = self._view.head.typical_s[self.head_variant(level)]
+        starts_s: Iterable[float] = accumulate(busy_s, initial=0.0)
+        if self._workers > 1:
+            workers, ahead_s = self._workers, self._busy_s
+            alone_s = ahead_s / (workers - 1)
+            starts_s = [s if s <= alone_s else (ahead_s + s) / workers for s in starts_s]
+        tails_s = [one.tail_s[level] for one in self._gears]
+        if self._narrow:
+            tails_s[0] = -math.inf
+        return all(map(le, map(add, starts_s, tails_s), self._left_s))
+
+    def saved(self, level: int) -> list[int]:
+        """Indexes of whom to serve where not all can be; those worth least are passed over."""
+        kept: list[tuple[float, int]] = []
+        passed: set[int] = set()
+        used_s = 0.0
+        for index, (one, left_s) in enumerate(zip(self._gears, self._left_s, strict=True)):
+            heappush(kept, (one.worth_per_s, -index))
+            used_s += one.busy_s[level]
+            while kept:
+                before_s = used_s - one.busy_s[level]
+                start_s = min(before_s, (self._busy_s + before_s) / self._workers)
+                if start_s + one.tail_s[level] <= left_s:
+                    break
+                least = -heappop(kept)[1]
+                passed.add(least)
+                used_s -= self._gears[least].busy_s[level]
+                if least == index:
+                    break
+        return [index for index in range(len(self._gears)) if index not in passed] or [0]
+
+    def head_variant(self, level: int) -> str:
+        """The first request's variant: of those that keep its own deadline where not all do."""
+        view, gears = self._view, self._gears[0]
+        options = view.head
+        if view.due_s[0] == math.inf and view.queue[0].deadline_s != math.inf:
+            return options.fastest
+        if not self._narrow:
+            return gears.variants[level]
+        price = view.outlook.prices[level]
+        utility = view.outlook.utility(options.kind.objective)
+        left_s = self._left_s[0]
+        in_time = [name for name, tail_s in options.tail_s.items() if tail_s <= left_s]
+        if price == math.inf:
+            return options.fastest
+        return min(
+            in_time,
+            key=lambda name: (
+                price * options.typical_s[name] - utility[name],
+                options.tail_s[name],
+                name,
+            ),
+        )
+
+    def batch(self, variant: str, level: int) -> tuple[int, ...]:
+        """Ids of the run: the first request, and those whom sharing it does not make worse off."""
+        view = self._view
+        head = (view.queue[0].id,)
+        if len(view.queue) == 1 or not view.outlook.paying_sizes(variant, view.max_batch):
+            return head
+        willing = []
+        for kind, one in zip(view.kinds, self._gears, strict=True):
+            utility = view.outlook.utility(kind.objective)
+            willing.append(utility[variant] >= utility[one.variants[level]])
+        willing[0] = True
+        return fill(view, variant, shifted=False, willing=willing)
