@@ -307,7 +307,7 @@ def test_the_milp_fills_the_fleet_with_the_best_that_sustains_the_demand():
 
 
 def test_equal_runs_give_equal_scores():
-    here = cell(policies=("share_slack", "clipper"), rho=1.0)
+    here = cell(policies=(baselines.OURS, "clipper"), rho=1.0)
     first, second = cells.run(here), cells.run(here)
     for one, other in zip(first, second, strict=True):
         for a, b in zip(one.windows, other.windows, strict=True):
@@ -365,10 +365,10 @@ def test_the_command_prints_the_promised_json(tmp_path):
     rows = "".join(f"{at}\n" for at in window(n=120).tests[0])
     path.write_text(f"seconds\n{rows}", encoding="utf-8")
     asked = ["--trace", path, "--profiles", cli.EXAMPLES[1], "--parts", "trace", "--rho", "1"]
-    policies = ["--workers", "1", "--policies", "share_slack", "slackfit", "--json"]
+    policies = ["--workers", "1", "--policies", baselines.OURS, "slackfit", "--json"]
     done = _command(*asked, *policies, "--out", tmp_path / "out")
     found = json.loads(done.stdout)["cells"]
-    assert [row["policy"] for row in found] == ["share_slack", "slackfit"]
+    assert [row["policy"] for row in found] == [baselines.OURS, "slackfit"]
     assert {"trace", "rho", "workers", "profiles", "policy", "effective_accuracy", "attainment"} | {
         "floor_violations",
         "cost_violations",

@@ -46,7 +46,9 @@ def left_s(view: View, index: int = 0) -> float:
 def nearest(view: View, gear: str, index: int = 0) -> str:
     """A request's variant for this gear: itself, else the most accurate that is no slower, else
     the fastest; never one that makes it late where another would not."""
-    options, tail_s = view.options[index], view.options[index].tail_s
+    options = view.outlook.options(view.kinds[index])
+    assert options is not None, "whoever is in the view has options"
+    tail_s = options.tail_s
     most_s = left_s(view, index)
     if gear in tail_s and tail_s[gear] <= most_s:
         return gear
@@ -69,10 +71,11 @@ def batch(view: View, variant: str, limit: int, *, start: int = 0) -> tuple[int,
     ids: list[int] = []
     rows, latest_s, percentile = 0, float("inf"), 50
     for index in range(start, len(view.queue)):
-        request, options, due_s = view.queue[index], view.options[index], view.due_s[index]
+        request, due_s = view.queue[index], view.due_s[index]
+        options = view.outlook.options(view.kinds[index])
         if ids and rows + request.rows > limit:
             break
-        if variant not in options.tail_s:
+        if options is None or variant not in options.tail_s:
             continue
         alone = ready_s + options.tail_s[variant] <= due_s
         until_s = min(latest_s, due_s) if alone else latest_s
@@ -103,7 +106,7 @@ class Bound:
 
     def choose(self, view: View) -> Choice:
         """The head on its only variant."""
-        variant = view.options[0].fastest
+        variant = view.head.fastest
         return Choice(variant=variant, requests=fill(view, variant, shifted=True))
 
 

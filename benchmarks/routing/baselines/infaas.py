@@ -55,7 +55,7 @@ class Infaas:
     def choose(self, view: View) -> Choice:
         """The cheapest that fits the head, no slower than what runs."""
         running = self._front[self._plan.at(view.now_s)]
-        head, options = view.queue[0], view.options[0]
+        head, options = view.queue[0], view.head
         most_s = (1 - SLACK) * (head.deadline_s - head.arrival_s)
         ceiling_s = running.service_s(head.rows, 50)
         fitting = [

@@ -34,7 +34,7 @@ class SlackFit:
 
     def choose(self, view: View) -> Choice:
         """The bucket with the largest latency within the head's slack."""
-        options, slack_s = view.options[0], left_s(view)
+        options, slack_s = view.head, left_s(view)
         names = tuple(sorted(options.tail_s))
         control = self._known.get(names)
         if control is None:
