@@ -7,7 +7,8 @@ Map
 - `gateway.py`       one request from constraints to answer; the routes are thin edges over it
 - `catalog.py`       the immutable snapshot of models and variants that requests are routed by
 - `engine/`          deadline queues, worker processes, leases, online correction
-- `body.py`          request bodies to tensors; `images.py` decodes pictures, `texts.py` tokenises
+- `body.py`          request bodies to tensors; `images.py` decodes pictures, `texts.py` tokenises,
+                     `binary.py` reads and writes raw tensors
 - `headers.py`       RFC 9651 request headers to `Constraints`, and the reply's headers
 - `errors.py`        the one table from errors to statuses; RFC 9457 problem documents
 - `protocol.py`      bytes to requests: limits and deadlines of a request's head

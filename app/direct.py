@@ -14,15 +14,13 @@ from typing import Protocol
 import structlog
 
 from app import body, images, texts
-from app.catalog import ServedModel
 from app.decisions import DecisionRecord
 from app.engine.engine import Answer
 from app.errors import BodyTimeout, Problem, problem_for
 from app.http_edge import MAX_HEADERS, RequestIds, problem_lines
-from app.inference import Head, Inference, Lines
+from app.inference import Call, Head, Inference, Lines
 from app.metrics import Metrics
 from app.routes.infer import OFF_LOOP_BYTES, ON_LOOP
-from variants.runtimes import Tensors
 
 log = structlog.get_logger()
 
@@ -95,9 +93,9 @@ class Exchange:
         self._connection = connection
         self._head = head
         self._arrival_s = time.monotonic()
-        self._body: bytes | bytearray = b""
+        self._pieces: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._model: ServedModel | None = None
+        self._call: Call | None = None
         self._record: DecisionRecord | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._decoding: asyncio.Task[None] | None = None
@@ -117,14 +115,8 @@ class Exchange:
 
     def feed(self, piece: bytes) -> None:
         """Take in a piece of the body."""
-        if self.response_complete:
-            return
-        if not self._body:
-            self._body = piece
-            return
-        if isinstance(self._body, bytes):
-            self._body = bytearray(self._body)
-        self._body += piece
+        if not self.response_complete:
+            self._pieces.append(piece)
 
     def wait(self) -> None:
         """The body is not whole yet: it must be in time."""
@@ -138,11 +130,11 @@ class Exchange:
         self._stop_waiting()
         if self.response_complete:
             return
-        raw = bytes(self._body) if isinstance(self._body, bytearray) else self._body
-        self._body = b""
+        raw = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces = []
         if len(raw) < OFF_LOOP_BYTES:
             try:
-                self._submit(*self._direct.inference.decode(self._head, raw, ON_LOOP))
+                self._submit(self._direct.inference.decode(self._head, raw, ON_LOOP))
                 return
             except (images.TooManyPixels, texts.TooManyCharacters):
                 pass  # so far only the picture's header was read, or nothing
@@ -155,15 +147,14 @@ class Exchange:
         """What takes long is decoded on a thread, so that it does not hold up the others."""
         try:
             decode = self._direct.inference.decode
-            found = await asyncio.to_thread(decode, self._head, raw, body.MOST)
-            self._submit(*found)
+            self._submit(await asyncio.to_thread(decode, self._head, raw, body.MOST))
         except Exception as error:
             self._refuse(error)
 
-    def _submit(self, model: ServedModel, inputs: Tensors) -> None:
-        self._model = model
+    def _submit(self, call: Call) -> None:
+        self._call = call
         self._record, self._answer = self._direct.inference.gateway.submit(
-            model, inputs, self._head.asked.constraints, arrival_s=self._arrival_s
+            call.model, call.inputs, self._head.asked.constraints, arrival_s=self._arrival_s
         )
         self._answer.add_done_callback(self._answered)
 
@@ -171,14 +162,14 @@ class Exchange:
         if self.response_complete or future.cancelled():
             return
         inference = self._direct.inference
-        assert self._record is not None and self._model is not None
+        assert self._record is not None and self._call is not None
         error = future.exception()
         try:
             if error is not None:
                 inference.gateway.failed(self._record, error)
                 raise error
             reply = inference.gateway.settle(self._record, future.result())
-            lines, content = inference.answer(self._head, self._model, reply)
+            lines, content = inference.answer(self._head, self._call, reply)
         except Exception as error:
             self._refuse(error)
             return

@@ -5,13 +5,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
-from app import body, headers, images
+from app import binary, body, headers, images
 from app.access import Keys
+from app.binary import Wanted
 from app.catalog import ServedModel
 from app.errors import Malformed, WrongContentType
 from app.gateway import Gateway, Reply
@@ -23,7 +24,8 @@ from variants.runtimes import Tensor, Tensors
 from variants.spec import ModelSpec
 
 JSON = "application/json"
-ALLOWED = (JSON, *images.FORMATS)
+ALLOWED = (JSON, binary.MEDIA_TYPE, *images.FORMATS)
+_HEADER_LENGTH = binary.HEADER.lower().encode()
 
 HEADS = 1024
 """So many heads are remembered at most,"""
@@ -42,6 +44,18 @@ class Head:
 
     asked: InferHeaders
     content_type: str
+    header_bytes: int
+    """Length of the description ahead of binary tensors, 0 where there is none."""
+    binary: bool
+    """Whether the reply's tensors should come as bytes."""
+
+
+class Call(NamedTuple):
+    """A decoded request. `wanted` is what the description of binary tensors asks for."""
+
+    model: ServedModel
+    inputs: Tensors
+    wanted: Wanted | None = None
 
 
 class Inference:
@@ -79,16 +93,28 @@ class Inference:
         """
         authorization: list[str] = []
         content_types: list[bytes] = []
+        lengths: list[bytes] = []
+        accepted: list[bytes] = []
         for name, value in raw:
             if name == b"authorization":
                 authorization.append(value.decode("latin-1"))
             elif name == b"content-type":
                 content_types.append(value)
+            elif name == b"accept":
+                accepted.append(value)
+            elif name == _HEADER_LENGTH:
+                lengths.append(value)
         self._keys.check(authorization, "infer")
         asked = headers.parse(raw, max_latency_s=self.settings.max_latency_s)
-        return Head(asked=asked, content_type=_content_type(content_types))
+        content_type = _content_type(content_types)
+        return Head(
+            asked=asked,
+            content_type=content_type,
+            header_bytes=_header_bytes(lengths, content_type),
+            binary=any(_accepts_binary(value) for value in accepted),
+        )
 
-    def decode(self, head: Head, raw: bytes, limits: body.Limits) -> tuple[ServedModel, Tensors]:
+    def decode(self, head: Head, raw: bytes, limits: body.Limits) -> Call:
         """The model that is asked and its input tensors.
 
         Raises `NotFound`, `Malformed`, `TensorMismatch`, and `TooManyPixels` or `TooManyCharacters`
@@ -99,7 +125,10 @@ class Inference:
             model = self._named(asked)
             formats = (images.FORMATS[head.content_type],)
             picture = images.decode(raw, model.spec, formats, max_pixels=limits.pixels)
-            return model, {model.spec.inputs[0].name: picture}
+            return Call(model, {model.spec.inputs[0].name: picture})
+        if head.content_type == binary.MEDIA_TYPE:
+            model = self._named(asked)
+            return Call(model, *binary.read(model.spec, raw, head.header_bytes))
         request = body.parse_json(raw)
         if request.model is None:
             if asked.model is None:
@@ -111,18 +140,27 @@ class Inference:
             if asked.model is not None and request.model != asked.model:
                 raise Malformed("'model' and the header Infer-Model disagree", field="model")
             model = self.gateway.model(request.model)
-        return model, body.tensors(model.spec, request, tokenizer=model.tokenizer, limits=limits)
+        return Call(
+            model, body.tensors(model.spec, request, tokenizer=model.tokenizer, limits=limits)
+        )
 
     def _named(self, asked: InferHeaders) -> ServedModel:
         if asked.model is None:
             raise Malformed("name the model in the header Infer-Model", field="Infer-Model")
         return self.gateway.model(asked.model)
 
-    def answer(self, head: Head, model: ServedModel, reply: Reply) -> tuple[Lines, bytes]:
+    def answer(self, head: Head, call: Call, reply: Reply) -> tuple[Lines, bytes]:
         """Headers, all but the length, and body of the answer."""
         lines = _lines(head.asked, reply)
+        if head.binary or call.wanted is not None:
+            outputs = _outputs(head, call, reply)
+            if any(as_bytes for _, as_bytes in outputs.values()):
+                content, header_bytes = binary.write(_described(head, call, reply), outputs)
+                lines.append((b"content-type", binary.MEDIA_TYPE.encode()))
+                lines.append((_HEADER_LENGTH, b"%d" % header_bytes))
+                return lines, content
         lines.append((b"content-type", b"application/json"))
-        return lines, _json(model, head.asked, reply)
+        return lines, _json(call, head.asked, reply)
 
 
 def _content_type(values: list[bytes]) -> str:
@@ -137,11 +175,60 @@ def _content_type(values: list[bytes]) -> str:
     return found
 
 
-def _json(model: ServedModel, asked: InferHeaders, reply: Reply) -> bytes:
+def _header_bytes(values: list[bytes], content_type: str) -> int:
+    if not values:
+        return 0
+    if len(values) > 1 or content_type != binary.MEDIA_TYPE:
+        raise Malformed(
+            f"{binary.HEADER} comes once, and with {binary.MEDIA_TYPE}", field=binary.HEADER
+        )
+    if not values[0].isdigit() or len(values[0]) > 12:
+        shown = values[0][:80].decode("latin-1")
+        raise Malformed(f"{binary.HEADER}: {shown!r} is no length", field=binary.HEADER)
+    return int(values[0])
+
+
+def _accepts_binary(value: bytes) -> bool:
+    """Whether an `Accept` header names raw bytes; preferences among several are not weighed."""
+    return any(
+        part.partition(b";")[0].strip().lower() == binary.MEDIA_TYPE.encode()
+        for part in value.split(b",")
+    )
+
+
+def _outputs(head: Head, call: Call, reply: Reply) -> dict[str, tuple[Tensor, bool]]:
+    """The outputs that were asked for, in the model's order, each with whether it goes as bytes."""
+    wanted = call.wanted or Wanted()
+    default = head.binary or wanted.binary
+    found = {}
+    for spec in call.model.spec.outputs:
+        if wanted.outputs is None or spec.name in wanted.outputs:
+            as_bytes = None if wanted.outputs is None else wanted.outputs[spec.name]
+            tensor = reply.answer.outputs[spec.name]
+            found[spec.name] = (tensor, default if as_bytes is None else as_bytes)
+    return found
+
+
+def _described(head: Head, call: Call, reply: Reply) -> dict[str, Any]:
+    """What the description ahead of binary outputs says besides."""
     content: dict[str, Any] = {
-        "model": model.spec.name,
+        "model_name": call.model.spec.name,
+        "model_version": reply.answer.variant.manifest.variant,
+    }
+    if call.wanted is not None and call.wanted.id is not None:
+        content["id"] = call.wanted.id
+    if reply.decision.violated:
+        content["parameters"] = {"degraded": True, "violated": ",".join(reply.decision.violated)}
+    if head.asked.explain:
+        content["decision"] = decision_json(reply.decision, id=reply.id)
+    return content
+
+
+def _json(call: Call, asked: InferHeaders, reply: Reply) -> bytes:
+    content: dict[str, Any] = {
+        "model": call.model.spec.name,
         "variant": reply.answer.variant.manifest.variant,
-        **_results(model.spec, reply.answer.outputs),
+        **_results(call, reply.answer.outputs),
     }
     if reply.decision.violated:
         content |= {"degraded": True, "violated": reply.decision.violated}
@@ -150,20 +237,25 @@ def _json(model: ServedModel, asked: InferHeaders, reply: Reply) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _results(spec: ModelSpec, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def _results(call: Call, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
     """Labels with softmax scores for a classifier that has labels, raw tensors otherwise."""
-    if spec.task != "classification" or not spec.labels:
-        return {"outputs": {name: np.ascontiguousarray(t) for name, t in outputs.items()}}
+    spec = call.model.spec
+    if call.wanted is not None and call.wanted.outputs is not None:
+        outputs = {name: outputs[name] for name in call.wanted.outputs}
+    elif spec.task == "classification" and spec.labels:
+        return {"predictions": _predictions(spec, outputs)}
+    return {"outputs": {name: np.ascontiguousarray(t) for name, t in outputs.items()}}
+
+
+def _predictions(spec: ModelSpec, outputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     logits = outputs[spec.outputs[0].name].astype(np.float64)
     exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
     best = logits.argmax(axis=1)
     scores = exponent.max(axis=1) / exponent.sum(axis=1)
-    return {
-        "predictions": [
-            {"label": spec.labels[index], "score": float(score)}
-            for index, score in zip(best, scores, strict=True)
-        ]
-    }
+    return [
+        {"label": spec.labels[index], "score": float(score)}
+        for index, score in zip(best, scores, strict=True)
+    ]
 
 
 def _lines(asked: InferHeaders, reply: Reply) -> Lines:

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 from fastapi import FastAPI
 
-from app import openapi_examples
+from app import binary, openapi_examples
 from app.access import ROUTES, Need
 from app.errors import CONTENT_TYPE, TABLE
 from app.schemas import ProblemOut
@@ -111,7 +111,9 @@ _INFER: dict[str, Any] = {
         "The router picks the variant that fits the headers' budget. JSON takes nested lists, "
         "lists by input name, base64 pictures for image models or texts for text models; a "
         "single row may leave out the batch axis. NaN and infinity in raw outputs are written as "
-        "null."
+        "null. Raw tensors (little-endian) take the Open Inference Protocol's binary tensor "
+        "extension, or are the rows of the only input; `Accept: application/octet-stream` asks "
+        "for the same in return."
     ),
     "operationId": "infer",
     "parameters": [
@@ -127,6 +129,12 @@ _INFER: dict[str, Any] = {
             {"type": "string", "enum": ["?0", "?1"]},
             "`?1` puts the whole decision into the body.",
             "?1",
+        ),
+        _header(
+            binary.HEADER,
+            {"type": "string", "pattern": "^[0-9]{1,12}$"},
+            "With raw tensors: the bytes of the JSON description ahead of them, 0 for none.",
+            "0",
         ),
     ],
     "requestBody": {
@@ -152,6 +160,7 @@ _INFER: dict[str, Any] = {
             },
             "image/png": {"schema": {"type": "string", "format": "binary"}},
             "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
+            binary.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
         },
     },
     "responses": {
@@ -168,6 +177,7 @@ _INFER: dict[str, Any] = {
                     "Preference-Applied": "The `handling` that was asked for.",
                     "Infer-Max-Latency-Ms": "The longest deadline allowed, where it was cut.",
                     "X-Request-Id": "The caller's, or one made here.",
+                    binary.HEADER: "With raw tensors: the bytes of the description.",
                 }.items()
             },
             "content": {
@@ -201,7 +211,8 @@ _INFER: dict[str, Any] = {
                         "variant": "int8",
                         "predictions": [{"label": "Sneaker", "score": 0.98}],
                     },
-                }
+                },
+                binary.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
             },
         }
     },

@@ -86,10 +86,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what it only collects (a name, a value, an extension) is bounded."""
         self._resting_since_s = None
-        for start in range(0, len(data), SLICE_BYTES):
+        in_body = self._reading is not None and not self._in_head and self._in_message
+        step = len(data) if in_body else SLICE_BYTES
+        for start in range(0, len(data), step):
             if self._refused:
                 return
-            piece = data[start : start + SLICE_BYTES] if len(data) > SLICE_BYTES else data
+            piece = data[start : start + step] if len(data) > step else data
             self._progress = False
             self._feed(piece)
             self._collected_bytes = 0 if self._progress else self._collected_bytes + len(piece)

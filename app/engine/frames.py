@@ -16,6 +16,7 @@ from variants.runtimes import Tensor
 from variants.spec import Dtype
 
 PREFIX = struct.Struct("<II")
+VIEWED_BYTES = 16 << 10
 MAX_HEADER_BYTES = 1 << 20
 MAX_PAYLOAD_BYTES = 1 << 30
 DTYPES = {np.dtype(name).str: np.dtype(name) for name in get_args(Dtype)}
@@ -26,8 +27,10 @@ class BadFrame(Exception):
     """The other side sent something that is not a frame, or one beyond the limits."""
 
 
-def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> list[bytes]:
-    """The frame's parts, ready for a vectored write.
+def pack(
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None
+) -> list[bytes | memoryview]:
+    """The frame's parts, ready for a vectored write; the tensors are not copied.
 
     Raises `BadFrame` beyond the limits and for tensors of other types than a model can have.
     """
@@ -38,7 +41,7 @@ def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None)
     described = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     head = orjson.dumps({**header, "tensors": described})
     prefix = PREFIX.pack(*_limited(len(head), sum(array.nbytes for array in arrays.values())))
-    return [prefix + head, *(array.tobytes() for array in arrays.values())]
+    return [prefix + head, *map(_bytes, arrays.values())]
 
 
 def sizes(prefix: bytes) -> tuple[int, int]:
@@ -67,6 +70,13 @@ def unpack(header: bytes, payload: bytes) -> tuple[dict[str, Any], dict[str, Ten
     if offset != len(payload):
         raise BadFrame(f"{len(payload) - offset} bytes too many")
     return message, tensors
+
+
+def _bytes(array: Tensor) -> bytes | memoryview:
+    """The array's memory; small ones are cheaper to copy than to describe."""
+    if array.nbytes < VIEWED_BYTES:
+        return array.tobytes()
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _limited(header_bytes: int, payload_bytes: int) -> tuple[int, int]:

@@ -32,6 +32,8 @@ from variants import runtimes
 from variants.runtimes import Session, Tensors
 
 PR_SET_PDEATHSIG = 1
+JOINED_BYTES = 64 << 10
+"""Smaller frames are sent with one system call."""
 
 
 class WorkerProcess:
@@ -92,7 +94,9 @@ class WorkerProcess:
         ctypes.CDLL(None).malloc_trim(0)
         self._send(frames.pack({"id": message["id"]}))
 
-    def _send(self, frame: list[bytes]) -> None:
+    def _send(self, frame: list[bytes | memoryview]) -> None:
+        if sum(map(len, frame)) < JOINED_BYTES:
+            frame = [b"".join(frame)]
         with self._sending:
             for part in frame:
                 self._channel.sendall(part)

@@ -6,10 +6,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app import body, images, texts
-from app.catalog import ServedModel
 from app.http_edge import cancel_on_disconnect, read_body, send_response
-from app.inference import Head, Inference
-from variants.runtimes import Tensors
+from app.inference import Call, Head, Inference
 
 OFF_LOOP_BYTES = 1 << 20
 """Bodies from this size on are decoded on a thread, so that they do not hold up the others."""
@@ -35,13 +33,16 @@ class InferEndpoint:
             max_bytes=inference.settings.max_body_bytes,
             timeout_s=inference.settings.body_timeout_s,
         )
-        model, inputs = await decode(inference, head, raw)
+        call = await decode(inference, head, raw)
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
         try:
             reply = await inference.gateway.infer(
-                model, inputs, head.asked.constraints, arrival_s=scope["gearshift.arrival_s"]
+                call.model,
+                call.inputs,
+                head.asked.constraints,
+                arrival_s=scope["gearshift.arrival_s"],
             )
         except asyncio.CancelledError:
             if not watcher.done():
@@ -50,10 +51,10 @@ class InferEndpoint:
             raise ClientDisconnect from None
         finally:
             watcher.cancel()
-        await send_response(send, 200, *inference.answer(head, model, reply))
+        await send_response(send, 200, *inference.answer(head, call, reply))
 
 
-async def decode(inference: Inference, head: Head, raw: bytes) -> tuple[ServedModel, Tensors]:
+async def decode(inference: Inference, head: Head, raw: bytes) -> Call:
     """Decode at once what is small, on a thread what would hold up the others."""
     if len(raw) < OFF_LOOP_BYTES:
         try:

@@ -60,6 +60,8 @@ def test_every_route_has_examples_that_fit_their_schemas(description: dict[str, 
             if status == "204" or (path, status) == ("/metrics", "200"):
                 continue
             for content in answer["content"].values():
+                if content["schema"].get("format") == "binary":
+                    continue
                 check(description, content["schema"], example(description, content))
         assert operation["summary"] and operation["description"], (method, path)
 
