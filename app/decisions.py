@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from router.constraints import Constraints
 from router.decision import Decision
 from variants.errors import NotFound
+from variants.evidence import Cascade
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,6 +22,7 @@ class DecisionRecord:
     queue_s: float | None = None
     run_s: float | None = None
     total_s: float | None = None
+    cascade: Cascade | None = None
 
 
 class Decisions:

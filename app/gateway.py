@@ -4,18 +4,21 @@ import asyncio
 import time
 from dataclasses import dataclass, replace
 
+from app import cascade as cascades
 from app.catalog import ServedModel
 from app.decisions import DecisionRecord, Decisions
 from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
 from app.engine.worker import RunFailed, WorkerLost
 from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics
+from router import cascade as routing
 from router.admission import admit
 from router.constraints import Constraints
 from router.decision import Decision, Verdict
 from router.fleet import Queued
 from variants.cost import Prices, usd_per_million
 from variants.errors import NotFound
+from variants.evidence import Cascade
 from variants.runtimes import Tensors
 
 LOAD_MARGIN = 2.0
@@ -33,6 +36,7 @@ class Reply:
     reason: str
     total_s: float
     cost_usd_per_million: float
+    cascade: Cascade | None = None
 
 
 class Gateway:
@@ -98,7 +102,7 @@ class Gateway:
         record, answer = self.submit(model, inputs, constraints, arrival_s=arrival_s)
         try:
             return self.settle(record, await answer)
-        except (DeadlinePassed, RunFailed, WorkerLost, Draining) as error:
+        except (DeadlinePassed, RunFailed, WorkerLost, Draining, QueueFull) as error:
             self.failed(record, error)
             raise
 
@@ -137,10 +141,43 @@ class Gateway:
             percentile=constraints.latency_percentile,
         )
         try:
+            if constraints.cascade and (found := self._cascade(model, record)) is not None:
+                record.cascade = found
+                return record, self._run_cascade(model, record, queued, inputs)
             return record, self._engine.submit(model, queued, inputs)
         except (QueueFull, Draining) as error:
             self.failed(record, error)
             raise
+
+    def _cascade(self, model: ServedModel, record: DecisionRecord) -> Cascade | None:
+        """The cascade that may answer this admitted request."""
+        if model.spec.task != "classification":
+            return None
+        reference = model.variants.get(model.record.reference or "")
+        accuracy = None if reference is None else reference.manifest.accuracy
+        return routing.best(
+            record.constraints,
+            (found for v in model.variants.values() for found in v.manifest.cascades),
+            {verdict.variant: verdict for verdict in record.decision.verdicts},
+            reference_accuracy=None if accuracy is None else accuracy.value,
+        )
+
+    def _run_cascade(
+        self, model: ServedModel, record: DecisionRecord, queued: Queued, inputs: Tensors
+    ) -> "asyncio.Future[Answer]":
+        assert record.cascade is not None
+        verdicts = {verdict.variant: verdict for verdict in record.decision.verdicts}
+        return asyncio.create_task(
+            cascades.run(
+                self._engine,
+                model,
+                record.cascade,
+                queued,
+                inputs,
+                first=verdicts[record.cascade.first],
+                then=verdicts[record.cascade.then],
+            )
+        )
 
     def _bring(
         self, model: ServedModel, constraints: Constraints, decision: Decision, arrival_s: float
@@ -194,17 +231,15 @@ class Gateway:
 
     def settle(self, record: DecisionRecord, answer: Answer) -> Reply:
         """Count and remember an answer, and say what it took."""
-        manifest, decision = answer.variant.manifest, record.decision
-        name, profile = manifest.variant, manifest.profile
+        decision, name = record.decision, answer.variant.manifest.variant
         total_s = time.monotonic() - record.arrival_s
-        cost = usd_per_million(
-            self._prices,
-            service_s=answer.run_s,
-            batch=answer.batch_rows,
-            threads=profile.threads if profile is not None else 1,
-            memory_bytes=profile.memory_bytes if profile is not None else 0,
-        )
-        reason = _reason(decision, name)
+        if record.cascade is None:
+            cost, reason = self._cost(answer), _reason(decision, name)
+            predicted = next(v for v in decision.verdicts if v.variant == name)
+        else:
+            cost, reason = sum(map(self._cost, answer.parts)), "cascade"
+            predicted = routing.promise(record.cascade, {v.variant: v for v in decision.verdicts})
+            self._metrics.cascaded(record.model, record.cascade, escalated=len(answer.parts) > 1)
         overhead_s = max(0.0, total_s - answer.queue_s - answer.run_s)
         self._engine.overhead.observe(overhead_s)
         record.variant, record.total_s = name, total_s
@@ -224,10 +259,22 @@ class Gateway:
             id=record.id,
             answer=answer,
             decision=decision,
-            predicted=next(v for v in decision.verdicts if v.variant == name),
+            predicted=predicted,
+            cascade=record.cascade,
             reason=reason,
             total_s=total_s,
             cost_usd_per_million=cost,
+        )
+
+    def _cost(self, answer: Answer) -> float:
+        """US dollars per million inferences like this one."""
+        profile = answer.variant.manifest.profile
+        return usd_per_million(
+            self._prices,
+            service_s=answer.run_s,
+            batch=answer.batch_rows,
+            threads=profile.threads if profile is not None else 1,
+            memory_bytes=profile.memory_bytes if profile is not None else 0,
         )
 
 

@@ -10,6 +10,7 @@
 | `Infer-Variants` | list of strings or tokens | |
 | `Infer-Model` | string or token | |
 | `Infer-Explain` | boolean | |
+| `Infer-Cascade` | boolean | |
 | `Prefer` (RFC 7240) | `handling=strict` or `handling=lenient` | |
 | `Priority` (RFC 9218) | dictionary with `u` from 0 to 7 | |
 """
@@ -40,6 +41,7 @@ _KNOWN = frozenset(
         b"infer-objective",
         b"infer-variants",
         b"infer-explain",
+        b"infer-cascade",
     }
 )
 _READ = _KNOWN | {b"prefer", b"priority"}
@@ -114,13 +116,14 @@ def _parse(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> I
         variants=_variants(values.get(b"infer-variants")),
         lenient=handling == "lenient",
         urgency=_urgency(values.get(b"priority")),
+        cascade=_boolean(values, b"infer-cascade"),
     )
     if constraints.max_latency_s == 0:
         raise Malformed("Infer-Max-Latency-Ms must be greater than 0", field="Infer-Max-Latency-Ms")
     return InferHeaders(
         model=_model(values),
         constraints=constraints,
-        explain=_explain(values),
+        explain=_boolean(values, b"infer-explain"),
         handling=handling,
         clamped=latency is not None and latency[0] / 1000 > max_latency_s,
     )
@@ -266,10 +269,10 @@ def _urgency(raw: bytes | None) -> int:
     return value if type(value) is int and 0 <= value <= 7 else 3  # True is an int, too
 
 
-def _explain(values: dict[bytes, bytes]) -> bool:
-    item = _bare(values, b"infer-explain")
+def _boolean(values: dict[bytes, bytes], name: bytes) -> bool:
+    item = _bare(values, name)
     if item is not None and not isinstance(item, bool):
-        raise _malformed(b"infer-explain", values[b"infer-explain"], "?1 or ?0 is expected")
+        raise _malformed(name, values[name], "?1 or ?0 is expected")
     return bool(item)
 
 

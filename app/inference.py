@@ -230,6 +230,8 @@ def _json(call: Call, asked: InferHeaders, reply: Reply) -> bytes:
         "variant": reply.answer.variant.manifest.variant,
         **_results(call, reply.answer.outputs),
     }
+    if reply.cascade is not None:
+        content["cascade"] = _cascade(reply)
     if reply.decision.violated:
         content |= {"degraded": True, "violated": reply.decision.violated}
     if asked.explain:
@@ -288,11 +290,36 @@ def _lines(asked: InferHeaders, reply: Reply) -> Lines:
     ]
     if promised:
         found.append((b"infer-predicted", ", ".join(promised).encode()))
+    if asked.constraints.cascade:
+        found.append((b"infer-cascade", _cascade_line(reply)))
     if asked.handling is not None:
         found.append((b"preference-applied", f"handling={asked.handling}".encode()))
     if asked.clamped:
         found.append((b"infer-max-latency-ms", _latency_ms(asked.constraints)))
     return found
+
+
+def _cascade(reply: Reply) -> dict[str, Any]:
+    """Which variants ran, and for how many rows."""
+    assert reply.cascade is not None
+    parts, unsure = reply.answer.parts, reply.answer.unsure_rows
+    return {
+        "first": reply.cascade.first,
+        "then": reply.cascade.then,
+        "threshold": reply.cascade.threshold,
+        "unsure_rows": unsure,
+        "escalated_rows": unsure if len(parts) > 1 else 0,
+    }
+
+
+def _cascade_line(reply: Reply) -> bytes:
+    if reply.cascade is None:
+        return b"?0"
+    told = _cascade(reply)
+    return (
+        f'?1;first="{told["first"]}";then="{told["then"]}"'
+        f";unsure={told['unsure_rows']};escalated={told['escalated_rows']}".encode()
+    )
 
 
 def _latency_ms(constraints: Constraints) -> bytes:

@@ -4,6 +4,7 @@ Base units, `_total` on counters; labels hold only names from the registry and w
 enums, never what a caller sent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -17,6 +18,7 @@ from prometheus_client import (
 )
 
 from app.tallies import Spread, Spreads, Tallies, Tally
+from variants.evidence import Cascade
 from variants.manifest import Manifest
 
 SECONDS = (
@@ -59,6 +61,7 @@ class Metrics:
         def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Spreads:
             return Spreads(f"gearshift_{name}", text, labels, bounds, registry)
 
+        self._declare_workers(counter, gauge)
         self._http_requests = counter(
             "http_requests",
             "HTTP requests by route template.",
@@ -125,19 +128,6 @@ class Metrics:
             "client_closed", "Callers that left before their answer."
         ).labels()
         self._worker_restarts = counter("worker_restarts", "Workers lost.", "worker", "cause")
-        self._retries = counter(
-            "retries", "Requests run once more after their worker was lost.", "model", "variant"
-        )
-        self._moves = counter(
-            "residency_changes", "Variants opened or closed to follow the demand.", "model", "kind"
-        )
-        self._ejections = counter(
-            "variant_ejections",
-            "Variants quarantined, by what broke their workers.",
-            "model",
-            "variant",
-            "cause",
-        )
         self._load_seconds = histogram(
             "model_load_duration_seconds",
             "Load, trial and warm-up of a variant.",
@@ -164,27 +154,11 @@ class Metrics:
         self._inflight = gauge("inflight_requests", "Requests between arrival and reply.")
         self._worker_up = gauge("worker_up", "1 while the worker lives.", "worker")
         self._worker_rss = gauge("worker_rss_bytes", "Resident memory of the worker.", "worker")
-        self._worker_files = gauge("worker_open_files", "Open files of the worker.", "worker")
         self._variant_healthy = gauge(
             "variant_healthy",
             "1 while the variant is loaded and not quarantined.",
             "model",
             "variant",
-        )
-        self._latency_ratio = gauge(
-            "latency_ratio",
-            "Median service time now over that of the profile.",
-            "model",
-            "variant",
-        )
-        self._latency_drifted = gauge(
-            "latency_drifted",
-            "1 while the profile is off by more than 1.5 times for 30 s or longer.",
-            "model",
-            "variant",
-        )
-        self._variant_workers = gauge(
-            "variant_workers", "Workers that have the variant open.", "model", "variant"
         )
         self._variant_info = gauge(
             "variant_info",
@@ -202,6 +176,48 @@ class Metrics:
         ).labels()
         gauge("build_info", "Version of this gateway.", "version").labels(version("gearshift")).set(
             1
+        )
+
+    def _declare_workers(
+        self, counter: Callable[..., Tallies], gauge: Callable[..., Gauge]
+    ) -> None:
+        """What workers do and take, and how far variants are from their profiles."""
+        self._retries = counter(
+            "retries", "Requests run once more after their worker was lost.", "model", "variant"
+        )
+        self._moves = counter(
+            "residency_changes", "Variants opened or closed to follow the demand.", "model", "kind"
+        )
+        self._cascades = counter(
+            "cascade_requests",
+            "Requests answered by a cascade: by the first variant, or escalated.",
+            "model",
+            "first",
+            "then",
+            "outcome",
+        )
+        self._ejections = counter(
+            "variant_ejections",
+            "Variants quarantined, by what broke their workers.",
+            "model",
+            "variant",
+            "cause",
+        )
+        self._worker_files = gauge("worker_open_files", "Open files of the worker.", "worker")
+        self._latency_ratio = gauge(
+            "latency_ratio",
+            "Median service time now over that of the profile.",
+            "model",
+            "variant",
+        )
+        self._latency_drifted = gauge(
+            "latency_drifted",
+            "1 while the profile is off by more than 1.5 times for 30 s or longer.",
+            "model",
+            "variant",
+        )
+        self._variant_workers = gauge(
+            "variant_workers", "Workers that have the variant open.", "model", "variant"
         )
 
     def http(self, route: str, method: str, status: int, code: str, total_s: float) -> None:
@@ -286,6 +302,11 @@ class Metrics:
     def moved(self, model: str, kind: str) -> None:
         """One variant opened (`load`) or closed (`unload`) on one worker to follow the demand."""
         self._moves.labels(model, kind).inc()
+
+    def cascaded(self, model: str, cascade: Cascade, *, escalated: bool) -> None:
+        """One request answered by a cascade."""
+        outcome = "escalated" if escalated else "first"
+        self._cascades.labels(model, cascade.first, cascade.then, outcome).inc()
 
     def ejected(self, manifest: Manifest, cause: str) -> None:
         """One variant quarantined."""

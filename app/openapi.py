@@ -136,6 +136,13 @@ _INFER: dict[str, Any] = {
             "With raw tensors: the bytes of the JSON description ahead of them, 0 for none.",
             "0",
         ),
+        _header(
+            "Infer-Cascade",
+            {"type": "string", "enum": ["?0", "?1"]},
+            "`?1` asks a cheap variant first and a better one for the rows it is unsure of, where "
+            "such a cascade was measured and keeps every bound as a whole.",
+            "?1",
+        ),
     ],
     "requestBody": {
         "required": True,
@@ -174,6 +181,8 @@ _INFER: dict[str, Any] = {
                     "Infer-Predicted": "Latency, cost and accuracy as predicted at arrival.",
                     "Infer-Actual": "Latency and cost as measured.",
                     "Server-Timing": "Queue, run and total milliseconds.",
+                    "Infer-Cascade": "Where one was asked for: `?1` with `first`, `then`, and the "
+                    "numbers of rows `unsure` and `escalated`; `?0` where none kept the bounds.",
                     "Preference-Applied": "The `handling` that was asked for.",
                     "Infer-Max-Latency-Ms": "The longest deadline allowed, where it was cut.",
                     "X-Request-Id": "The caller's, or one made here.",
@@ -201,6 +210,17 @@ _INFER: dict[str, Any] = {
                                 },
                             },
                             "outputs": {"type": "object"},
+                            "cascade": {
+                                "type": "object",
+                                "description": "the variants of the cascade that answered",
+                                "properties": {
+                                    "first": {"type": "string"},
+                                    "then": {"type": "string"},
+                                    "threshold": {"type": "number"},
+                                    "unsure_rows": {"type": "integer"},
+                                    "escalated_rows": {"type": "integer"},
+                                },
+                            },
                             "degraded": {"type": "boolean"},
                             "violated": {"type": "array", "items": {"type": "string"}},
                             "decision": {"$ref": "#/components/schemas/DecisionOut"},

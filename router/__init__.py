@@ -11,6 +11,7 @@ Map
 - `judge.py`       one candidate against every bound, on an idle machine
 - `relax.py`       after a refusal: the binding bound and the cheapest single relaxation
 - `decision.py`    what admission answers, with every reason
+- `cascade.py`     may a cascade answer, judged as a whole
 - `dispatch.py`    when a worker is free: drop the hopeless, ask the policy
 - `sharing.py`     which model goes next, each with its share guaranteed
 - `residency.py`   the slow loop: what stays open where, within a budget of bytes

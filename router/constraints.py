@@ -28,7 +28,7 @@ class Constraints:
     the value where `accuracy_point` is set. `max_accuracy_drop_points` is in percentage points
     below the reference, value against value. `variants` is an allow-list; one name pins, and it
     is never softened. `lenient` softens every other bound. `urgency` is RFC 9218's: 0 is served
-    first, 7 last.
+    first, 7 last. `cascade` asks for a cascade where one keeps every bound.
 
     Raises `ValueError` for a bound that is negative or not finite, and for a percentile or
     urgency out of range.
@@ -45,6 +45,7 @@ class Constraints:
     variants: tuple[str, ...] | None = None
     lenient: bool = False
     urgency: int = 3
+    cascade: bool = False
 
     def __post_init__(self) -> None:
         for bound in BOUNDS:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -85,13 +85,19 @@ class Draining(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One request's outputs, from exactly one variant."""
+    """One request's outputs, from exactly one variant.
+
+    A cascade's answer is made of the `parts` that its variants gave, and `unsure_rows` of the first
+    one's were below the threshold; `variant` is then the last that was asked.
+    """
 
     variant: ServedVariant
     outputs: Mapping[str, Tensor]
     queue_s: float
     run_s: float
     batch_rows: int
+    parts: "tuple[Answer, ...]" = ()
+    unsure_rows: int = 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -373,6 +379,17 @@ class Engine:
         self._residency.require(absent[name].key, time.monotonic())
         self._misplaced.set()
         return name, absent[name].candidate.load_s
+
+    @contextlib.contextmanager
+    def lease(self, model: ServedModel, names: Iterable[str]) -> Iterator[None]:
+        """Keep these variants of a model from being retired meanwhile."""
+        state = self._models[model.spec.name]
+        keys = tuple(state.variants[name].key for name in names)
+        self._leases.acquire(keys)
+        try:
+            yield
+        finally:
+            self._leases.release(keys)
 
     def next_id(self) -> int:
         """A number that no other request of this process has."""

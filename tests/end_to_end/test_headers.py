@@ -67,6 +67,7 @@ MALFORMED = [
     ("Infer-Explain", "1"),
     ("Infer-Explain", "true"),
     ("Infer-Explain", "?2"),
+    ("Infer-Cascade", "yes"),
     ("Infer-Explain", "?1;x"),
     ("Prefer", "handling=maybe"),
     ("Prefer", "handling"),

@@ -1,0 +1,79 @@
+"""Running a cascade: the cheap variant answers, and the rows that it is unsure of go on."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog import ServedModel
+from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
+from app.engine.worker import RunFailed, WorkerLost
+from router.cascade import stands_alone
+from router.decision import Verdict
+from router.fleet import Queued
+from variants.evidence import Cascade
+from variants.runtimes import Tensor, Tensors
+
+
+async def run(
+    engine: Engine,
+    model: ServedModel,
+    cascade: Cascade,
+    queued: Queued,
+    inputs: Tensors,
+    *,
+    first: Verdict,
+    then: Verdict,
+) -> Answer:
+    """One answer, with what each variant contributed in `parts`.
+
+    Where `first` does not keep the accuracy bounds by itself, unsure rows must go on, and the first
+    run ends early enough for that; otherwise they go on if there is time, and what fails then costs
+    nothing. Raises what `Engine.submit` and its future raise.
+    """
+    needed = not stands_alone(first)
+    later_s = then.idle_latency_s or 0.0
+    with engine.lease(model, (cascade.first, cascade.then)):
+        deadline_s = queued.deadline_s - later_s if needed else queued.deadline_s
+        quick = await engine.submit(
+            model, replace(queued, eligible=(cascade.first,), deadline_s=deadline_s), inputs
+        )
+        unsure = np.flatnonzero(confidence(_scores(model, quick)) < cascade.threshold)
+        alone = replace(quick, parts=(quick,), unsure_rows=len(unsure))
+        late = time.monotonic() + later_s > queued.deadline_s
+        if not len(unsure) or (late and not needed):
+            return alone
+        again = replace(queued, id=engine.next_id(), eligible=(cascade.then,), rows=len(unsure))
+        try:
+            good = await engine.submit(
+                model, again, {name: tensor[unsure] for name, tensor in inputs.items()}
+            )
+        except (DeadlinePassed, RunFailed, WorkerLost, QueueFull, Draining):
+            if needed:
+                raise
+            return alone
+    return replace(
+        good,
+        outputs={name: _joined(t, unsure, good.outputs[name]) for name, t in quick.outputs.items()},
+        queue_s=quick.queue_s + good.queue_s,
+        run_s=quick.run_s + good.run_s,
+        parts=(quick, good),
+        unsure_rows=len(unsure),
+    )
+
+
+def confidence(scores: Tensor) -> NDArray[np.float64]:
+    """Largest softmax probability of each row of `scores [rows, classes]`, as in calibration."""
+    wide = scores.astype(np.float64)
+    return np.asarray(1 / np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1))
+
+
+def _scores(model: ServedModel, answer: Answer) -> Tensor:
+    return answer.outputs[model.spec.outputs[0].name]
+
+
+def _joined(first: Tensor, rows: NDArray[np.intp], then: Tensor) -> Tensor:
+    joined = first.copy()
+    joined[rows] = then
+    return joined
