@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from router.fleet import WorkerView
@@ -70,7 +70,7 @@ def dispatch(
         queue=requests,
         kinds=kinds,
         due_s=due_s,
-        counts=queue.counts,
+        counts=_servable(queue, options),
         outlook=outlook,
         others=others,
         now_s=now_s,
@@ -81,6 +81,13 @@ def dispatch(
     if left_out:
         view = view.only([index for index in range(len(requests)) if index not in left_out])
     return Dispatch(choice=policy.choose(view), drop=tuple(drop))
+
+
+def _servable(queue: Waiting, options: Mapping[Kind, Options | None]) -> Mapping[Kind, int]:
+    """How many of each kind wait, of those that have a variant loaded here."""
+    if None not in options.values():
+        return queue.counts
+    return {kind: n for kind, n in queue.counts.items() if options[kind] is not None}
 
 
 def _critical(queue: Waiting, latest_s: float) -> Sequence[int]:

@@ -2,7 +2,9 @@ import math
 
 import pytest
 
+from router.forecast import Forecast
 from router.policies import DEFAULT, UnknownPolicy, find, names
+from router.waiting import Waiting
 from tests.router.cases import MS, candidate, flat, ladder, queued, run, worker
 
 ALL = ("fp32", "int8", "tiny")
@@ -194,3 +196,16 @@ def test_an_unmeasured_variant_is_not_started_before_a_deadline():
 
 def test_an_infinite_deadline_is_no_deadline():
     assert chosen(SHARE, [queued(1, *ALL, deadline_s=math.inf)]).variant == "fp32"
+
+
+@pytest.mark.parametrize("policy", names())
+def test_what_this_worker_cannot_run_is_not_asked_of_it_whatever_is_foretold(policy):
+    queue = [queued(1, "int8"), queued(2, "fp32"), queued(3, "tiny")]
+    forecast = Forecast()
+    for request in queue * 5:
+        forecast.arrived(0.0, Waiting().add(request), 1.0)
+    here = worker("int8", "tiny")
+    found = run(find(policy), queue, ladder(), worker=here, forecast=forecast, now_s=0.5)
+    assert found.choice is not None
+    assert 2 not in found.choice.requests
+    assert found.drop == ()
