@@ -90,14 +90,27 @@ class Outlook:
     @cached_property
     def prices(self) -> list[float]:
         """Prices of worker time, in worth per second: 0, rising, ∞."""
-        times = {
-            name: candidate.service_s(1, 50)
-            for name, candidate in self.candidates.items()
-            if candidate.service and candidate.blocked is None
-        }
+        alone_s, shared_s = {}, {}
+        for name, candidate in self.candidates.items():
+            if candidate.service and candidate.blocked is None:
+                alone_s[name] = candidate.service_s(1, 50)
+                shared_s[name] = self.share_s(name, 1, 1 << 30)
         objectives: tuple[Objective, ...] = ("accuracy", "cost")
-        fronts = (front(times, self.utility(objective)) for objective in objectives)
+        fronts = (
+            front(times_s, self.utility(objective))
+            for objective in objectives
+            for times_s in (alone_s, shared_s)
+        )
         return price_list(fronts, weight(MOST_URGENT))
+
+    def share_s(self, variant: str, rows: int, depth: int) -> float:
+        """Worker time (median) of so many rows in the cheapest run of up to `depth` rows."""
+        candidate = self.candidates[variant]
+        alone_s = candidate.service_s(rows, 50)
+        sizes = self.paying_sizes(variant, depth)
+        if not sizes:
+            return alone_s
+        return min(alone_s, rows * min(candidate.service[size].p50 / size for size in sizes))
 
     def gears(self, depth: int) -> Mapping[Kind, Gears]:
         """The gears of every kind that has options here, where so many rows may share a run."""
@@ -158,13 +171,8 @@ class GearsByKind(dict[Kind, Gears]):
         for name, typical_s in options.typical_s.items():
             if math.isinf(typical_s):
                 continue
-            busy_s[name], tail_s[name] = typical_s, options.tail_s[name]
-            candidate = outlook.candidates[name]
-            sizes = outlook.paying_sizes(name, self._depth)
-            if sizes:
-                size = min(sizes, key=lambda size: candidate.service[size].p50 / size)
-                if kind.rows < size:
-                    busy_s[name] = kind.rows * candidate.service[size].p50 / size
+            busy_s[name] = outlook.share_s(name, kind.rows, self._depth)
+            tail_s[name] = options.tail_s[name]
         utility = outlook.utility(kind.objective)
         if not busy_s:  # nothing is measured, so nothing can be planned
             busy_s = tail_s = {options.fastest: 0.0}

@@ -26,20 +26,29 @@ from router.kind import Kind
 from router.view import Choice, View
 
 
+HOPE = 0.8
+"""Who is worth less than this share of the price lets others go first.
+
+The price may fall again: what is expected may not come, and who was passed over is lost then.
+"""
+
+
 def choose(view: View) -> Choice:
     """The first request that is worth its time, on its variant at the price of time."""
     outlook = view.outlook
-    gears_of = outlook.gears(_depth(view))
-    level = _fair_level(view, gears_of)
+    under_load = outlook.gears(view.max_batch)
+    level = _fair_level(view, under_load)
     price = outlook.prices[level]
-    if price > 0.0 and any(gears_of[kind].worth_per_s < price for kind in view.present):
+    least = price * HOPE
+    if least > 0.0 and any(under_load[kind].worth_per_s < least for kind in view.present):
         worthy = [
             index
             for index, kind in enumerate(view.kinds)
-            if gears_of[kind].worth_per_s >= price or not view.queue[index].drop_late
+            if under_load[kind].worth_per_s >= least or not view.queue[index].drop_late
         ]
         if 0 < len(worthy) < len(view.kinds):
             view = view.only(worthy)
+    gears_of = outlook.gears(_depth(view))
     plan = _Plan(view, [gears_of[kind] for kind in view.kinds])
     if not plan.fits(level):
         top = len(outlook.prices) - 1
