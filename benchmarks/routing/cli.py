@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-batch", type=int, default=8, metavar="ROWS", help="rows in one run, at most")
     add("--jobs", type=int, default=1, metavar="N", help="processes")
     add("--out", type=Path, metavar="FOLDER", help="write table and plots here")
-    add("--keep", action="store_true", help="keep the result for the documentation")
+    add("--keep", metavar="NAME", help="keep the result for the documentation: routing, routing-…")
     add("--quick", action="store_true", help="a minute, synthetic; fails where ours falls behind")
     add("--json", action="store_true", help="print JSON instead of tables")
     return found
@@ -66,7 +66,7 @@ def main() -> None:
     if options.out is not None:
         report.write(result, options.out)
     if options.keep:
-        tables.keep("routing", report.kept(result))
+        tables.keep(options.keep, report.kept(result))
     print(json.dumps(result, indent=1) if options.json else report.table(result))
     if options.quick and (failures := quick.failures(result)):
         sys.exit("\n".join(["failed:", *failures]))
