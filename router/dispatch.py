@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.fleet import WorkerView
 from router.forecast import Forecast
@@ -16,8 +16,7 @@ from router.waiting import Waiting
 __all__ = ["Choice", "Dispatch", "View", "dispatch"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """What to run on the free worker, if anything, and which requests to give up unrun (ids)."""
 
     choice: Choice | None

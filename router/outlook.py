@@ -127,7 +127,7 @@ class Outlook:
             sizes = self._paying[key] = _paying_sizes(self.candidates[variant], max_batch)
         return sizes
 
-    @property
+    @cached_property
     def batching_pays(self) -> bool:
         """Whether any variant has a batch size that pays."""
         return any(self.paying_sizes(name, 1 << 30) for name in self.candidates)

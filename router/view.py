@@ -1,7 +1,7 @@
 """What a policy sees when a worker is free, and what it answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from router.candidate import Candidate
 from router.fleet import Queued, WorkerView
@@ -12,8 +12,7 @@ from router.outlook import Options, Outlook
 __all__ = ["Choice", "Options", "View"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class View:
+class View(NamedTuple):
     """The queue as the free worker can serve it, never empty. Read only: the lists are live.
 
     `queue` is in order (urgency, deadline, arrival, id) and holds only requests that have an
@@ -64,16 +63,14 @@ class View:
 
     def only(self, indexes: Sequence[int]) -> "View":
         """The same with these requests alone, in the same order."""
-        return replace(
-            self,
+        return self._replace(
             queue=[self.queue[index] for index in indexes],
             kinds=[self.kinds[index] for index in indexes],
             due_s=[self.due_s[index] for index in indexes],
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """Run these requests (ids, the one it is chosen for first) as one batch on this variant."""
 
     variant: str

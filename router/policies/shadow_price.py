@@ -15,7 +15,7 @@ queue until they are hopeless. `router/gears.py` tells what a price means and wh
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import accumulate
 from operator import add, le
@@ -24,7 +24,6 @@ from router.batching import fill
 from router.gears import Gears
 from router.kind import Kind
 from router.view import Choice, View
-
 
 HOPE = 0.8
 """Who is worth less than this share of the price lets others go first.
@@ -36,7 +35,7 @@ The price may fall again: what is expected may not come, and who was passed over
 def choose(view: View) -> Choice:
     """The first request that is worth its time, on its variant at the price of time."""
     outlook = view.outlook
-    under_load = outlook.gears(view.max_batch)
+    under_load = outlook.gears(view.max_batch if outlook.batching_pays else 1)
     level = _fair_level(view, under_load)
     price = outlook.prices[level]
     least = price * HOPE
@@ -49,12 +48,12 @@ def choose(view: View) -> Choice:
         if 0 < len(worthy) < len(view.kinds):
             view = view.only(worthy)
     gears_of = outlook.gears(_depth(view))
-    plan = _Plan(view, [gears_of[kind] for kind in view.kinds])
+    plan = _Plan(view, gears_of)
     if not plan.fits(level):
         top = len(outlook.prices) - 1
         if not plan.fits(top):
             view = view.only(plan.saved(top))
-            plan = _Plan(view, [gears_of[kind] for kind in view.kinds])
+            plan = _Plan(view, gears_of)
         level = bisect_left(range(level + 1, top), True, key=plan.fits) + level + 1
     variant = plan.head_variant(level)
     return Choice(variant=variant, requests=plan.batch(variant, level))
@@ -116,13 +115,16 @@ def _fleet(view: View) -> tuple[int, float]:
 class _Plan:
     """The queue played forward in order, everybody at the gear of one level."""
 
-    def __init__(self, view: View, gears: Sequence[Gears]) -> None:
+    def __init__(self, view: View, gears_of: Mapping[Kind, Gears]) -> None:
         self._view = view
-        self._gears = gears
-        self._ready_s = ready_s = view.now_s + view.overhead_s
-        self._left_s = [due_s - ready_s for due_s in view.due_s]
+        self._gears = {kind: gears_of[kind] for kind in view.present}
+        self._head = gears_of[view.kinds[0]]
+        self._others = view.kinds[1:]
+        self._others_due_s = view.due_s[1:]
+        self._ready_s = view.now_s + view.overhead_s
+        self._left_s = view.due_s[0] - self._ready_s
         self._workers, self._busy_s = _fleet(view)
-        self._narrow = self._left_s[0] < gears[0].tail_s[0]
+        self._narrow = self._left_s < self._head.tail_s[0]
 
     def fits(self, level: int) -> bool:
         """Whether everybody meets the deadline.
@@ -130,55 +132,68 @@ class _Plan:
         A request starts once this worker has done all before it, or all workers their share of it,
         whichever is sooner; neither is ever too optimistic.
         """
-        busy_s = [one.busy_s[level] for one in self._gears]
         if self._narrow:
-            busy_s[0] = self._view.head.typical_s[self.head_variant(level)]
-        starts_s: Iterable[float] = accumulate(busy_s, initial=0.0)
-        if self._workers > 1:
-            workers, ahead_s = self._workers, self._busy_s
+            first_s = self._view.head.typical_s[self.head_variant(level)]
+        elif self._head.tail_s[level] > self._left_s:
+            return False
+        else:
+            first_s = self._head.busy_s[level]
+        if not self._others:
+            return True
+        busy_s = {kind: one.busy_s[level] for kind, one in self._gears.items()}
+        tail_s = {kind: one.tail_s[level] for kind, one in self._gears.items()}
+        starts_s: Iterable[float]
+        if self._workers == 1:
+            initial_s = self._ready_s + first_s
+            starts_s = accumulate(map(busy_s.__getitem__, self._others), initial=initial_s)
+        else:
+            ready_s, ahead_s, workers = self._ready_s, self._busy_s, self._workers
             alone_s = ahead_s / (workers - 1)
-            starts_s = [s if s <= alone_s else (ahead_s + s) / workers for s in starts_s]
-        tails_s = [one.tail_s[level] for one in self._gears]
-        if self._narrow:
-            tails_s[0] = -math.inf
-        return all(map(le, map(add, starts_s, tails_s), self._left_s))
+            starts_s = [
+                ready_s + (before_s if before_s <= alone_s else (ahead_s + before_s) / workers)
+                for before_s in accumulate(map(busy_s.__getitem__, self._others), initial=first_s)
+            ]
+        ends_s = map(add, starts_s, map(tail_s.__getitem__, self._others))
+        return all(map(le, ends_s, self._others_due_s))
 
     def saved(self, level: int) -> list[int]:
         """Indexes of whom to serve where not all can be; those worth least are passed over."""
-        kept: list[tuple[float, int]] = []
+        workers, ahead_s, ready_s = self._workers, self._busy_s, self._ready_s
+        numbers = {
+            kind: (one.worth_per_s, one.busy_s[level], one.tail_s[level])
+            for kind, one in self._gears.items()
+        }
+        kept: list[tuple[float, int, float]] = []
         passed: set[int] = set()
-        used_s = 0.0
-        for index, (one, left_s) in enumerate(zip(self._gears, self._left_s, strict=True)):
-            heappush(kept, (one.worth_per_s, -index))
-            used_s += one.busy_s[level]
-            while kept:
-                before_s = used_s - one.busy_s[level]
-                start_s = min(before_s, (self._busy_s + before_s) / self._workers)
-                if start_s + one.tail_s[level] <= left_s:
+        before_s = 0.0
+        for index, (kind, due_s) in enumerate(zip(self._view.kinds, self._view.due_s, strict=True)):
+            worth_per_s, busy_s, tail_s = numbers[kind]
+            latest_s = due_s - ready_s - tail_s
+            heappush(kept, (worth_per_s, -index, busy_s))
+            while before_s > latest_s and (ahead_s + before_s) / workers > latest_s:
+                _, least, freed_s = heappop(kept)
+                passed.add(-least)
+                if -least == index:
                     break
-                least = -heappop(kept)[1]
-                passed.add(least)
-                used_s -= self._gears[least].busy_s[level]
-                if least == index:
-                    break
-        return [index for index in range(len(self._gears)) if index not in passed] or [0]
+                before_s -= freed_s
+            else:
+                before_s += busy_s
+        return [index for index in range(len(self._view.kinds)) if index not in passed] or [0]
 
     def head_variant(self, level: int) -> str:
         """The first request's variant: of those that keep its own deadline where not all do."""
-        view, gears = self._view, self._gears[0]
-        options = view.head
-        if view.due_s[0] == math.inf and view.queue[0].deadline_s != math.inf:
-            return options.fastest
+        view = self._view
         if not self._narrow:
-            return gears.variants[level]
-        price = view.outlook.prices[level]
-        utility = view.outlook.utility(options.kind.objective)
-        left_s = self._left_s[0]
-        in_time = [name for name, tail_s in options.tail_s.items() if tail_s <= left_s]
+            if self._left_s == math.inf and view.queue[0].deadline_s != math.inf:
+                return view.head.fastest
+            return self._head.variants[level]
+        options, price = view.head, view.outlook.prices[level]
         if price == math.inf:
             return options.fastest
+        utility = view.outlook.utility(options.kind.objective)
+        left_s = self._left_s
         return min(
-            in_time,
+            (name for name, tail_s in options.tail_s.items() if tail_s <= left_s),
             key=lambda name: (
                 price * options.typical_s[name] - utility[name],
                 options.tail_s[name],
@@ -189,12 +204,11 @@ class _Plan:
     def batch(self, variant: str, level: int) -> tuple[int, ...]:
         """Ids of the run: the first request, and those whom sharing it does not make worse off."""
         view = self._view
-        head = (view.queue[0].id,)
-        if len(view.queue) == 1 or not view.outlook.paying_sizes(variant, view.max_batch):
-            return head
-        willing = []
-        for kind, one in zip(view.kinds, self._gears, strict=True):
+        if not self._others or not view.outlook.paying_sizes(variant, view.max_batch):
+            return (view.queue[0].id,)
+        gains = {}
+        for kind, one in self._gears.items():
             utility = view.outlook.utility(kind.objective)
-            willing.append(utility[variant] >= utility[one.variants[level]])
-        willing[0] = True
+            gains[kind] = utility[variant] >= utility[one.variants[level]]
+        willing = [True, *map(gains.__getitem__, self._others)]
         return fill(view, variant, shifted=False, willing=willing)
