@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from benchmarks import tables
 from benchmarks.routing import baselines, profiles, proof, quick, report, traces, windows
 from benchmarks.routing.play import Rules
 from benchmarks.routing.proof import PARTS, Plan
-from benchmarks.routing.windows import Windows
+from benchmarks.routing.traces import Trace
 from variants.errors import Invalid
 
 HERE = Path(__file__).parent
@@ -84,8 +83,13 @@ def _result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _plan(options: argparse.Namespace) -> Plan:
     for name in options.policies:
         baselines.find(name)
+    found = _traces(options)
+    most, arrivals = options.windows, options.arrivals
     return Plan(
-        traces=_traces(options),
+        traces=[windows.of_trace(trace, most=most, arrivals=arrivals) for trace in found],
+        long=[
+            windows.of_trace(t, most=max(5, most // 2), arrivals=4 * arrivals) for t in found[:1]
+        ],
         ladders=profiles.load(options.profiles),
         rhos=options.rho,
         workers=options.workers,
@@ -97,15 +101,13 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _traces(options: argparse.Namespace) -> Sequence[Windows]:
+def _traces(options: argparse.Namespace) -> list[Trace]:
     """Files of counts are placed inside their periods in two ways, the others stand as they are."""
     found = []
     for path in options.trace:
-        for cv2 in (1.0, 4.0):
-            trace = traces.read(path, column=options.column, cv2=cv2)
-            found.append(windows.of_trace(trace, most=options.windows, arrivals=options.arrivals))
-            if not trace.spread:
-                break
+        found.append(traces.read(path, column=options.column))
+        if found[-1].spread:
+            found.append(traces.read(path, column=options.column, cv2=4.0))
     return found
 
 

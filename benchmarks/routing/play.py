@@ -8,6 +8,7 @@ from benchmarks.routing import baselines, metrics
 from benchmarks.routing.baselines import Setting
 from benchmarks.routing.ladder import Ladder
 from router.candidate import Candidate
+from router.constraints import Constraints
 from router.correction import Correction
 from router.judge import rejections
 from router.simulate import Arrival, simulate
@@ -79,14 +80,19 @@ def _pinned(
     tunables: Mapping[str, Any],
 ) -> list[Arrival]:
     known: dict[Any, list[Candidate]] = {}
+    bound: dict[Any, Constraints] = {}
     found = []
     for number, arrival in enumerate(arrivals):
         key = (arrival.constraints, arrival.rows)
         if key not in known:
             known[key] = eligible(setting.ladder, arrival)
+        asked = arrival.constraints
         if known[key]:
             variant = pin(setting, known[key], number, **tunables)
-            bound = replace(arrival.constraints, variants=(variant,))
-            arrival = replace(arrival, constraints=bound)  # noqa: PLW2901
-        found.append(arrival)
+            if (asked, variant) not in bound:
+                bound[asked, variant] = replace(asked, variants=(variant,))
+            asked = bound[asked, variant]
+        found.append(
+            Arrival(at_us=arrival.at_us, constraints=asked, rows=arrival.rows, group=arrival.group)
+        )
     return found

@@ -33,13 +33,18 @@ REGRET = 0.03
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What is to be run. `seeds` counts the runs of a synthetic process."""
+    """What is to be run. `seeds` counts the runs of a synthetic process.
+
+    `long` has windows in which a policy can learn what its host really takes, for the parts where
+    it must.
+    """
 
     traces: Sequence[Windows]
     ladders: Sequence[Ladder]
     rhos: Sequence[float]
     workers: Sequence[int]
     policies: Sequence[str]
+    long: Sequence[Windows] = ()
     parts: Sequence[str] = PARTS
     seeds: int = 20
     arrivals: int = 300
@@ -58,18 +63,24 @@ def cells_of(plan: Plan) -> list[Cell]:
         [rho for rho in plan.rhos if rho in FEW_RHO] or plan.rhos,
         [sorted(plan.workers)[len(plan.workers) // 2]],
     )
-    beside = list(plan.traces[:1]) or [each for each in synthetic if each.bursty][:1]
-    drifting = few.cells("drift", beside, plan.ladders[:1])
+    burst = [each for each in synthetic if each.bursty]
+    beside = (list(plan.traces) or burst)[:1]
+    learning = (list(plan.long) or beside)[:1]
+    drifting = few.cells("drift", learning, plan.ladders[:1])
     parts = {
         "trace": lambda: whole.cells("trace", plan.traces, plan.ladders),
         "synthetic": lambda: few.cells("synthetic", synthetic, plan.ladders),
         "transfer": lambda: [
             _transferred(cell, believed)
             for believed, real in profiles.pairs(plan.ladders)
-            for cell in few.cells("transfer", beside, [real])
+            for cell in few.cells("transfer", learning, [real])
         ],
         "drift": lambda: [_drifted(cell, drift) for drift in DRIFTS for cell in drifting],
-        "ablation": lambda: [part for cell in drifting for part in ablations(cell)],
+        "ablation": lambda: [
+            part
+            for cell in few.cells("ablation", learning, plan.ladders[:1])
+            for part in ablations(cell)
+        ],
     }
     return [cell for name in PARTS if name in plan.parts for cell in parts[name]()]
 

@@ -1,5 +1,6 @@
 """The proof for people: tables in Markdown and plots."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from benchmarks import tables
 from benchmarks.routing.baselines import OURS
 
 Row = dict[str, Any]
+SHORT = re.compile(r"timm_benchmark-infer-fp32-nchw-|-dynamo|_int8_vs_fp32_cpu")
 
 
 def table(result: Row) -> str:
@@ -58,6 +60,11 @@ def _targets(found: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _name(row: Row) -> str:
+    """Trace and ladder, without what the names of public tables repeat."""
+    return f"{row['trace']}, {SHORT.sub('', row['profiles'])}"
+
+
 def _told(aimed: Row) -> str:
     found = aimed["without_hindsight"]
     return f"{found['wins']}, {found['ties']} and {found['losses']}"
@@ -67,7 +74,7 @@ def _losses(comparisons: Sequence[Row]) -> str:
     """Every comparison whose interval lies below 0."""
     lines = [
         [
-            f"{each['trace']}, {each['profiles']}",
+            _name(each),
             str(each["workers"]),
             f"{each['rho']:g}",
             f"`{each['policy']}`",
@@ -91,7 +98,7 @@ def _cells(comparisons: Sequence[Row], rows: Sequence[Row]) -> str:
         most = bounds[key]
         lines.append(
             [
-                f"{best['trace']}, {best['profiles']}",
+                _name(best),
                 str(best["workers"]),
                 f"{best['rho']:g}",
                 f"{best['ours']:.4f}",
@@ -115,7 +122,7 @@ def _ablations(rows: Sequence[Row]) -> str:
     }
     lines = [
         [
-            f"{row['policy']}, {row['trace']}, {row['profiles']}",
+            f"{row['policy']}, {_name(row)}",
             f"{row['rho']:g}",
             f"{row['effective_accuracy']:.4f}",
             f"{100 * (row['effective_accuracy'] - whole[_key(row)]):+.2f}",

@@ -62,7 +62,7 @@ def ladder(latency: Table, accuracy: Table, like: Ladder | None = None) -> Ladde
     if len(found) < 2:
         raise Invalid(f"{latency.path} and {accuracy.path}: fewer than two models in common")
     same = [found[name] for name in like.service if name in found] if like else []
-    return ladder_of(_short(latency), same if len(same) >= 2 else rungs(list(found.values())))
+    return ladder_of(latency.path.stem, same if len(same) >= 2 else rungs(list(found.values())))
 
 
 def rungs(models: Sequence[Candidate]) -> list[Candidate]:
@@ -87,7 +87,3 @@ def rungs(models: Sequence[Candidate]) -> list[Candidate]:
         and each.service_s(1, 50) < rungs[-1].service_s(1, 50)
     ]
     return rungs + behind[:: max(1, len(behind) // DOMINATED)][:DOMINATED]
-
-
-def _short(table: Table) -> str:
-    return table.path.stem.removeprefix("timm_").removeprefix("benchmark-infer-")

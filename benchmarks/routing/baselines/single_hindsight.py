@@ -15,8 +15,8 @@ HINDSIGHT = True
 
 
 def grid(setting: Setting) -> Sequence[Mapping[str, Any]]:
-    """Up to six variants, evenly over the front."""
-    return tuple({"variant": name} for name in spread(setting.ladder, 6))
+    """Up to five variants, evenly over the front."""
+    return tuple({"variant": name} for name in spread(setting.ladder, 5))
 
 
 def pin(setting: Setting, eligible: Sequence[Candidate], number: int, *, variant: str) -> str:
