@@ -12,7 +12,6 @@ from app.engine.worker import RunFailed, WorkerLost
 from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics
 from router import cascade as routing
-from router.admission import admit
 from router.constraints import Constraints
 from router.decision import Decision, Verdict
 from router.fleet import Queued
@@ -73,10 +72,8 @@ class Gateway:
         """
         _check_allowed(model, constraints)
         name = model.spec.name
-        return admit(
+        return self._engine.gate(model).decide(
             constraints,
-            self._engine.candidates(model),
-            reference=model.record.reference,
             queue=self._engine.queue(name),
             workers=self._engine.workers(name),
             now_s=time.monotonic(),
@@ -235,7 +232,7 @@ class Gateway:
         total_s = time.monotonic() - record.arrival_s
         if record.cascade is None:
             cost, reason = self._cost(answer), _reason(decision, name)
-            predicted = next(v for v in decision.verdicts if v.variant == name)
+            predicted = decision.verdict(name)
         else:
             cost, reason = sum(map(self._cost, answer.parts)), "cascade"
             predicted = routing.promise(record.cascade, {v.variant: v for v in decision.verdicts})

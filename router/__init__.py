@@ -8,6 +8,7 @@ Map
 - `correction.py`  service times as workers really take them; `sketch.py` holds the quantiles
 - `estimate.py`    when would this request finish: work ahead plus a quantile of service time
 - `admission.py`   at arrival: `admit` answers admitted, infeasible or overloaded
+- `gate.py`        admission for one state of the candidates: what the load does not change is kept
 - `judge.py`       one candidate against every bound, on an idle machine
 - `relax.py`       after a refusal: the binding bound and the cheapest single relaxation
 - `decision.py`    what admission answers, with every reason

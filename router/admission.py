@@ -190,7 +190,7 @@ def _admitted(
     objective = constraints.effective_objective
     best = min(kept, key=lambda verdict: _rank(objective, verdict, by_id))
     eligible = tuple(verdict.variant for verdict in verdicts if verdict.feasible)
-    reason = _reason(constraints, eligible)
+    reason = reason_of(constraints, eligible)
     return Decision(
         outcome="admitted",
         objective=objective,
@@ -202,7 +202,8 @@ def _admitted(
     )
 
 
-def _reason(constraints: Constraints, eligible: tuple[str, ...]) -> Reason:
+def reason_of(constraints: Constraints, eligible: tuple[str, ...]) -> Reason:
+    """Why the preferred one of these is preferred, where all bounds are kept."""
     if constraints.variants is not None and len(constraints.variants) == 1:
         return "pinned"
     if len(eligible) == 1:

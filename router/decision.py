@@ -1,7 +1,8 @@
 """What admission answers, with every reason."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, overload
 
 from router.constraints import Bound, Objective
 
@@ -49,6 +50,46 @@ class Verdict:
         return not self.rejections
 
 
+class Waited(Sequence[Verdict]):
+    """Verdicts of an idle machine with one wait added to all, each made when it is asked for."""
+
+    def __init__(self, idle: Sequence[Verdict], wait_s: float) -> None:
+        self._idle = idle
+        self._wait_s = wait_s
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    @overload
+    def __getitem__(self, index: int) -> Verdict: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Verdict]: ...
+
+    def __getitem__(self, index: int | slice) -> Verdict | Sequence[Verdict]:
+        if isinstance(index, slice):
+            return [self._now(verdict) for verdict in self._idle[index]]
+        return self._now(self._idle[index])
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return map(self._now, self._idle)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self._idle), self._wait_s))
+
+    def of(self, variant: str) -> Verdict:
+        """The verdict on one variant. Raises `StopIteration` for one that is not there."""
+        return self._now(next(verdict for verdict in self._idle if verdict.variant == variant))
+
+    def _now(self, verdict: Verdict) -> Verdict:
+        if verdict.idle_latency_s is None:
+            return verdict
+        return replace(verdict, predicted_latency_s=verdict.idle_latency_s + self._wait_s)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relaxation:
     """One bound, moved from `limit` to `needed`, that lets `variant` answer.
@@ -77,7 +118,7 @@ class Decision:
 
     outcome: Outcome
     objective: Objective
-    verdicts: tuple[Verdict, ...]
+    verdicts: Sequence[Verdict]
     eligible: tuple[str, ...] = ()
     preferred: str | None = None
     reason: Reason | None = None
@@ -90,7 +131,15 @@ class Decision:
     @property
     def feasible_count(self) -> int:
         """How many candidates keep every bound when idle."""
+        if self.outcome == "admitted" and not self.violated:
+            return len(self.eligible)
         return sum(verdict.feasible for verdict in self.verdicts)
+
+    def verdict(self, variant: str) -> Verdict:
+        """The verdict on one candidate. Raises `StopIteration` for one that is not there."""
+        if isinstance(self.verdicts, Waited):
+            return self.verdicts.of(variant)
+        return next(verdict for verdict in self.verdicts if verdict.variant == variant)
 
     @property
     def considered(self) -> int:

@@ -34,6 +34,7 @@ from router.correction import Correction
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
 from router.forecast import Forecast
+from router.gate import Gate
 from router.kind import Kind
 from router.outlook import Outlook
 from router.policies import Policy
@@ -52,6 +53,7 @@ QUARANTINE_BREAKS = 3
 QUARANTINE_WINDOW_S = 300.0
 QUARANTINED = f"quarantined: it broke its worker {QUARANTINE_BREAKS} times; activate it to retry"
 HANG_FACTOR = 20.0
+REMEMBERED_SETS = 64
 EXPIRY_STEP_S = 0.001
 """Deadlines that pass this close to one another are looked at together."""
 LOAD_TIMEOUT_S = 120.0
@@ -128,6 +130,17 @@ class _Batch:
     expected_s: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Gated:
+    """A gate with what it was made from."""
+
+    gate: Gate
+    model: ServedModel
+    expected: frozenset[str]
+    quarantine: frozenset[str]
+    seen: Sequence[Candidate]
+
+
 class _ModelState:
     """One model's queue and the live candidates of its variants, draining ones included."""
 
@@ -140,6 +153,8 @@ class _ModelState:
         self.corrections: dict[str, Correction] = {}
         self._candidates: dict[str, Candidate] = {}
         self._outlooks: dict[frozenset[str], Outlook] = {}
+        self._names: dict[frozenset[str], frozenset[str]] = {}
+        self.gate: _Gated | None = None
         row_bytes = sum(t.elements * np.dtype(t.dtype).itemsize for t in spec.inputs)
         self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
 
@@ -149,10 +164,22 @@ class _ModelState:
         if name not in self.variants:
             self.variants[name] = served
             self.corrections[name] = Correction(served.candidate)
+            self._names.clear()
+
+    def names(self, keys: frozenset[str]) -> frozenset[str]:
+        """The variants among these keys, by name."""
+        found = self._names.get(keys)
+        if found is None:
+            if len(self._names) >= REMEMBERED_SETS:
+                self._names.clear()
+            found = frozenset(name for name, v in self.variants.items() if v.key in keys)
+            self._names[keys] = found
+        return found
 
     def remove(self, variant: str) -> None:
         """Forget a variant that nobody may use any more."""
         del self.variants[variant], self.corrections[variant]
+        self._names.clear()
 
     def hold(self, entry: _Entry) -> Kind:
         """Let a request wait."""
@@ -288,9 +315,9 @@ class Engine:
 
     # What the router sees
 
-    def queue(self, model: str) -> Sequence[Queued]:
-        """The requests that wait for this model, in order; read only."""
-        return self._models[model].waiting.requests
+    def queue(self, model: str) -> Waiting:
+        """The requests that wait for this model; read only."""
+        return self._models[model].waiting
 
     def workers(self, model: str) -> list[WorkerView]:
         """The workers with the names of this model's variants that they can or soon could run."""
@@ -312,6 +339,29 @@ class Engine:
                 )
             found.append(candidate)
         return found
+
+    def gate(self, model: ServedModel) -> Gate:
+        """Admission to this model by its candidates as they are now."""
+        state = self._models[model.spec.name]
+        now = time.monotonic()
+        expected = self._expected()
+        seen = [state.corrections[name].candidate(now) for name in model.variants]
+        was = state.gate
+        if (
+            was is None
+            or was.model is not model
+            or was.expected != expected
+            or was.quarantine != self._quarantine
+            or any(one is not before for one, before in zip(seen, was.seen, strict=True))
+        ):
+            was = state.gate = _Gated(
+                gate=Gate(self.candidates(model), model.record.reference),
+                model=model,
+                expected=expected,
+                quarantine=frozenset(self._quarantine),
+                seen=seen,
+            )
+        return was.gate
 
     def routable(self, model: ServedModel) -> frozenset[str]:
         """Names of the variants that can serve now, or soon where a worker is being replaced."""
@@ -744,9 +794,8 @@ class Engine:
                     slot.recycle("files")
 
     def _view(self, slot: Slot, state: _ModelState, keys: frozenset[str]) -> WorkerView:
-        names = frozenset(name for name, served in state.variants.items() if served.key in keys)
         free_at_s = slot.free_at_s(time.monotonic())
-        return WorkerView(id=slot.id, free_at_s=free_at_s, loaded=names)
+        return WorkerView(id=slot.id, free_at_s=free_at_s, loaded=state.names(keys))
 
     def _on_change(self) -> None:
         self._changed.set()
