@@ -37,15 +37,25 @@ class Candidate:
         Taken from the smallest measured batch that holds the rows; beyond the largest it grows
         in proportion. Raises `NotMeasured` where nothing was measured.
         """
+        quantiles, factor = self._run(rows)
+        return quantiles.at(percentile) * factor
+
+    def mean_s(self, rows: int) -> float:
+        """Seconds that runs of `rows` take on average. Raises `NotMeasured`."""
+        quantiles, factor = self._run(rows)
+        return quantiles.mean * factor
+
+    def _run(self, rows: int) -> tuple[Quantiles, float]:
+        """The quantiles to go by, and what to multiply them with."""
         if rows in self.service:
-            return self.service[rows].at(percentile)
+            return self.service[rows], 1.0
         nearest = largest = 0
         for batch in self.service:
             if batch > rows and (nearest == 0 or batch < nearest):
                 nearest = batch
             largest = max(largest, batch)
         if nearest:
-            return self.service[nearest].at(percentile)
+            return self.service[nearest], 1.0
         if not largest:
             raise NotMeasured(self.variant)
-        return self.service[largest].at(percentile) * rows / largest
+        return self.service[largest], rows / largest

@@ -93,7 +93,7 @@ class Outlook:
         alone_s, shared_s = {}, {}
         for name, candidate in self.candidates.items():
             if candidate.service and candidate.blocked is None:
-                alone_s[name] = candidate.service_s(1, 50)
+                alone_s[name] = candidate.mean_s(1)
                 shared_s[name] = self.share_s(name, 1, 1 << 30)
         objectives: tuple[Objective, ...] = ("accuracy", "cost")
         fronts = (
@@ -104,13 +104,13 @@ class Outlook:
         return price_list(fronts, weight(MOST_URGENT))
 
     def share_s(self, variant: str, rows: int, depth: int) -> float:
-        """Worker time (median) of so many rows in the cheapest run of up to `depth` rows."""
+        """Worker time (mean) of so many rows in the cheapest run of up to `depth` rows."""
         candidate = self.candidates[variant]
-        alone_s = candidate.service_s(rows, 50)
+        alone_s = candidate.mean_s(rows)
         sizes = self.paying_sizes(variant, depth)
         if not sizes:
             return alone_s
-        return min(alone_s, rows * min(candidate.service[size].p50 / size for size in sizes))
+        return min(alone_s, rows * min(candidate.service[size].mean / size for size in sizes))
 
     def gears(self, depth: int) -> Mapping[Kind, Gears]:
         """The gears of every kind that has options here, where so many rows may share a run."""
@@ -186,9 +186,9 @@ def _paying_sizes(candidate: Candidate, max_batch: int) -> tuple[int, ...]:
     if not service:
         return ()
     smallest = min(service)
-    single_s = service[smallest].p50 / smallest
+    single_s = service[smallest].mean / smallest
     return tuple(
         size
         for size in sorted(service)
-        if size <= max_batch and service[size].p50 / size < PAYS * single_s
+        if size <= max_batch and service[size].mean / size < PAYS * single_s
     )
