@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from app.engine.engine import DeadlinePassed, Draining, QueueFull
+from app.engine.engine import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from router.decision import Decision, Verdict
 from variants.errors import ArtifactRejected, Conflict, Invalid, NotFound, StorageFull
@@ -127,6 +127,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (NoHealthyVariant, 503, "no-healthy-variant", "Every variant that could answer is broken"),
     (TokenizerLost, 503, "tokenizer-lost", "The model's tokenizer cannot be loaded"),
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
+    (Shed, 503, "shed", "A more urgent request took the place in the full queue"),
     (Draining, 503, "draining", "The gateway is shutting down"),
     (
         DeadlinePassed,
@@ -186,6 +187,8 @@ def _headers(error: BaseException, status: int) -> dict[str, str]:
             return {"x-should-retry": "false"}
         case NoHealthyVariant() | TokenizerLost():
             return {"Retry-After": "60"}
+        case QueueFull() | Shed():
+            return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         case Overloaded():
             seconds = error.decision.retry_after_s or 1.0
             return {"Retry-After": str(max(1, math.ceil(seconds)))}

@@ -2,19 +2,22 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from app import cascade as cascades
 from app.catalog import ServedModel
 from app.decisions import DecisionRecord, Decisions
-from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
+from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull, Shed
 from app.engine.worker import RunFailed, WorkerLost
 from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics
 from router import cascade as routing
+from router.admission import RETRY_MAX_S
 from router.constraints import Constraints
 from router.decision import Decision, Verdict
 from router.fleet import Queued
+from router.pressure import BEST_EFFORT, Pressure
 from variants.cost import Prices, usd_per_million
 from variants.errors import NotFound
 from variants.evidence import Cascade
@@ -59,6 +62,7 @@ class Gateway:
         self._queue_limit = queue_limit
         self._max_latency_s = max_latency_s
         self._id_prefix = id_prefix
+        self._pressure: defaultdict[str, Pressure] = defaultdict(Pressure)
 
     def model(self, name: str) -> ServedModel:
         """A model that is served now. Raises `NotFound`."""
@@ -99,7 +103,7 @@ class Gateway:
         record, answer = self.submit(model, inputs, constraints, arrival_s=arrival_s)
         try:
             return self.settle(record, await answer)
-        except (DeadlinePassed, RunFailed, WorkerLost, Draining, QueueFull) as error:
+        except (DeadlinePassed, RunFailed, WorkerLost, Draining, QueueFull, Shed) as error:
             self.failed(record, error)
             raise
 
@@ -120,8 +124,14 @@ class Gateway:
         rows = len(next(iter(inputs.values())))
         number = self._engine.next_id()
         decision = self.route(model, constraints, rows)
+        now = time.monotonic()
+        rung = self._rung(model.spec.name, now)
         if decision.outcome == "overloaded":
             decision = self._bring(model, constraints, decision, arrival_s)
+            if rung == 2 and self._engine.shed(model.spec.name, constraints.urgency):
+                decision = self.route(model, constraints, rows)
+        elif rung and constraints.urgency == BEST_EFFORT and decision.outcome == "admitted":
+            decision = _spared(decision, self._engine.backlog_s())
         record = self._decisions.open(number, model.spec.name, constraints, decision, arrival_s)
         if decision.outcome != "admitted":
             self._refuse(record)
@@ -212,19 +222,37 @@ class Gateway:
             raise Infeasible(decision, record.id)
         if decision.outcome == "overloaded":
             self._metrics.rejected(record.model, "admission")
+            self._count_shed(record)
             raise Overloaded(decision, record.id)
 
     def failed(self, record: DecisionRecord, error: BaseException) -> None:
         """Count an admitted request that got no answer."""
         match error:
             case DeadlinePassed():
+                self._count_shed(record)
                 self._metrics.failed(record.model, "timeout")
             case RunFailed() | WorkerLost():
                 self._metrics.failed(record.model, "upstream_error")
             case QueueFull():
+                self._count_shed(record)
                 self._metrics.rejected(record.model, "memory")
+            case Shed():
+                self._metrics.rejected(record.model, "queue_full")
             case Draining():
                 self._metrics.rejected(record.model, "draining")
+
+    def rungs(self) -> dict[str, int]:
+        """How far down the ladder of overload each model is."""
+        now = time.monotonic()
+        return {name: self._rung(name, now) for name in self._engine.catalog.models}
+
+    def _rung(self, model: str, now_s: float) -> int:
+        fill_ratio = self._engine.fill_ratio(model, self._queue_limit)
+        return self._pressure[model].rung(now_s, fill_ratio=fill_ratio)
+
+    def _count_shed(self, record: DecisionRecord) -> None:
+        if record.constraints.urgency != BEST_EFFORT:
+            self._pressure[record.model].count(time.monotonic(), shed=True)
 
     def settle(self, record: DecisionRecord, answer: Answer) -> Reply:
         """Count and remember an answer, and say what it took."""
@@ -239,6 +267,8 @@ class Gateway:
             self._metrics.cascaded(record.model, record.cascade, escalated=len(answer.parts) > 1)
         overhead_s = max(0.0, total_s - answer.queue_s - answer.run_s)
         self._engine.overhead.observe(overhead_s)
+        if record.constraints.urgency != BEST_EFFORT:
+            self._pressure[record.model].count(time.monotonic(), shed=False)
         record.variant, record.total_s = name, total_s
         record.queue_s, record.run_s = answer.queue_s, answer.run_s
         self._metrics.answered(
@@ -278,6 +308,19 @@ class Gateway:
 def _only_blocked(verdict: Verdict) -> bool:
     """Whether the variant would do, were it not quarantined."""
     return all(rejection.bound == "blocked" for rejection in verdict.rejections)
+
+
+def _spared(decision: Decision, retry_after_s: float) -> Decision:
+    """Best effort is not served while others are short of time."""
+    return replace(
+        decision,
+        outcome="overloaded",
+        eligible=(),
+        preferred=None,
+        reason=None,
+        retry_after_s=min(RETRY_MAX_S, max(1.0, retry_after_s)),
+        message="under load, requests of urgency 7 are not taken",
+    )
 
 
 def _reason(decision: Decision, variant: str) -> str:

@@ -204,6 +204,11 @@ class Metrics:
             "cause",
         )
         self._worker_files = gauge("worker_open_files", "Open files of the worker.", "worker")
+        self._overload = gauge(
+            "overload_rung",
+            "0 normal; 1 cheaper variants, no best effort; 2 full, shed by urgency.",
+            "model",
+        )
         self._latency_ratio = gauge(
             "latency_ratio",
             "Median service time now over that of the profile.",
@@ -348,6 +353,7 @@ class Metrics:
         active: list[tuple[Manifest, bool]],
         drift: list[tuple[Manifest, float, bool]],
         copies: list[tuple[Manifest, int]],
+        rungs: dict[str, int],
     ) -> None:
         """Set what is read rather than counted. `workers`: resident bytes, None while down;
         `files`: what they have open.
@@ -370,6 +376,8 @@ class Metrics:
             self._variant_workers,
         ):
             labelled.clear()
+        for model, rung in rungs.items():
+            self._overload.labels(model).set(rung)
         for manifest, number in copies:
             self._variant_workers.labels(manifest.model, manifest.variant).set(number)
         for manifest, ratio, drifted in drift:

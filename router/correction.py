@@ -26,7 +26,7 @@ TRUST = (8.0, 40.0, 200.0)
 """Runs at which p50, p95 and p99 are half the profile's and half what was seen."""
 
 RANKS = (0.5, 0.95, 0.99)
-BOUNDS = (1 / 16, 16.0)
+BOUNDS = (0.01, 100.0)
 """Measured ÷ predicted is held within these."""
 
 REST_S = 10.0

@@ -57,6 +57,11 @@ REMEMBERED_SETS = 64
 EXPIRY_STEP_S = 0.001
 """Deadlines that pass this close to one another are looked at together."""
 LOAD_TIMEOUT_S = 120.0
+SCARCE_RATIO = 0.5
+BODY_RATIO = 0.25
+"""Once less than half of the queues' bytes are free, a body may take a quarter of what is left: so
+large ones are refused first."""
+
 RESIDENCY_S = 1.0
 """Time between two looks at what should be open where."""
 
@@ -78,7 +83,19 @@ class DeadlinePassed(Exception):
 
 
 class QueueFull(Exception):
-    """The queues hold as many bytes as they may."""
+    """The queues hold as many bytes as they may, or too many for a body of this size."""
+
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        super().__init__("too many bytes wait already")
+        self.retry_after_s = retry_after_s
+
+
+class Shed(Exception):
+    """The queue was full, and a more urgent request took this one's place."""
+
+    def __init__(self, retry_after_s: float = 1.0) -> None:
+        super().__init__("a more urgent request took this one's place in the full queue")
+        self.retry_after_s = retry_after_s
 
 
 class Draining(Exception):
@@ -381,8 +398,10 @@ class Engine:
         if self._closed:
             raise Draining
         size_bytes = sum(tensor.nbytes for tensor in inputs.values())
-        if self._queue_bytes + size_bytes > self._max_queue_bytes:
-            raise QueueFull
+        room_bytes = self._max_queue_bytes - self._queue_bytes
+        scarce = room_bytes < SCARCE_RATIO * self._max_queue_bytes
+        if size_bytes > (BODY_RATIO * room_bytes if scarce else room_bytes):
+            raise QueueFull(self.backlog_s())
         loop = asyncio.get_running_loop()
         state = self._models[model.spec.name]
         entry = _Entry(
@@ -429,6 +448,28 @@ class Engine:
         self._residency.require(absent[name].key, time.monotonic())
         self._misplaced.set()
         return name, absent[name].candidate.load_s
+
+    def fill_ratio(self, model: str, queue_limit: int) -> float:
+        """How full the fuller of this model's queue, by number, and of all queues' bytes is."""
+        waiting = len(self._models[model].waiting)
+        return max(waiting / queue_limit, self._queue_bytes / self._max_queue_bytes)
+
+    def backlog_s(self) -> float:
+        """Seconds in which all workers together could do what waits, each at its fastest."""
+        now, total_s = time.monotonic(), 0.0
+        for state in self._models.values():
+            outlook = state.outlook(frozenset(state.variants), self._quarantine, now)
+            for kind, count in state.waiting.counts.items():
+                total_s += count * outlook.anywhere_s(kind)
+        return total_s / len(self.slots)
+
+    def shed(self, model: str, urgency: int) -> bool:
+        """Give up the last of those who wait, if it is less urgent than this; whether one was."""
+        state = self._models[model]
+        if not state.waiting or (last := state.waiting.requests[-1]).urgency <= urgency:
+            return False
+        _fail(state.take(last.id), Shed(self.backlog_s()))
+        return True
 
     @contextlib.contextmanager
     def lease(self, model: ServedModel, names: Iterable[str]) -> Iterator[None]:

@@ -38,6 +38,7 @@ async def metrics(parts: Parts) -> Response:
         active=parts.engine.health(),
         drift=parts.engine.drift(),
         copies=parts.engine.copies(),
+        rungs=parts.gateway.rungs(),
     )
     text = await asyncio.to_thread(parts.metrics.render)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
