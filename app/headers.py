@@ -6,7 +6,7 @@
 | `Infer-Max-Cost` | number ≥ 0, US dollars per million inferences | `soft` |
 | `Infer-Min-Accuracy` | number ≥ 0 | `soft`, `point` |
 | `Infer-Max-Accuracy-Drop` | number ≥ 0, percentage points | `soft` |
-| `Infer-Objective` | token `accuracy`, `cost` or `latency` | |
+| `Infer-Objective` | token `accuracy`, `cost`, `latency` or `weighted` | weights of the last |
 | `Infer-Variants` | list of strings or tokens | |
 | `Infer-Model` | string or token | |
 | `Infer-Explain` | boolean | |
@@ -27,7 +27,8 @@ import http_sf
 from http_sf import DisplayString, StructuredFieldError, Token
 
 from app.errors import Malformed
-from router.constraints import Bound, Constraints, Objective
+from router.constraints import Bound, Constraints, Objective, ObjectiveName
+from router.weights import Weights
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -45,6 +46,10 @@ _KNOWN = frozenset(
     }
 )
 _READ = _KNOWN | {b"prefer", b"priority"}
+
+_WEIGHT = r"; *(accuracy|cost|latency)=[0-9]+(\.[0-9]{1,3})?"
+OBJECTIVE_PATTERN = rf"^(accuracy|cost|latency|weighted({_WEIGHT})+)$"
+"""For the description of the API."""
 
 MAX_DECIMAL = 999_999_999_999.0
 """Twelve integer digits are all that a decimal can have (RFC 9651, section 3.3.2)."""
@@ -217,14 +222,39 @@ def _flag(parameters: dict[str, Any], name: str, header: str) -> bool:
 
 
 def _objective(values: dict[bytes, bytes]) -> Objective | None:
-    item = _bare(values, b"infer-objective")
-    if item is None:
+    found = _item(values, b"infer-objective")
+    if found is None:
         return None
-    if not isinstance(item, Token) or str(item) not in get_args(Objective):
+    item, parameters = found
+    if isinstance(item, Token) and str(item) == "weighted":
+        return _weights(values[b"infer-objective"], parameters)
+    if not isinstance(item, Token) or str(item) not in get_args(ObjectiveName) or parameters:
         raise _malformed(
-            b"infer-objective", values[b"infer-objective"], "accuracy, cost or latency is expected"
+            b"infer-objective",
+            values[b"infer-objective"],
+            "accuracy, cost, latency or weighted;accuracy=0.7;cost=0.3 is expected",
         )
-    return cast(Objective, str(item))
+    return cast(ObjectiveName, str(item))
+
+
+def _weights(raw: bytes, parameters: dict[str, Any]) -> Weights:
+    for name, weight in parameters.items():
+        number = isinstance(weight, int | Decimal) and not isinstance(weight, bool)
+        if name not in get_args(ObjectiveName) or not number or weight < 0:
+            shown = f"{name[:80]}={weight}"[:120]
+            raise _malformed(
+                b"infer-objective",
+                raw,
+                f"{shown}: accuracy, cost and latency take weights of at least 0",
+            )
+    if not any(parameters.values()):
+        raise _malformed(b"infer-objective", raw, "weighted needs a weight above 0, as accuracy=1")
+    shares = {name: float(weight) for name, weight in parameters.items()}
+    return Weights(
+        accuracy=shares.get("accuracy", 0.0),
+        cost=shares.get("cost", 0.0),
+        latency=shares.get("latency", 0.0),
+    )
 
 
 def _variants(raw: bytes | None) -> tuple[str, ...] | None:

@@ -1,15 +1,15 @@
 """The OpenAPI description: what FastAPI derives, and `/infer`, which is plain ASGI."""
 
 import copy
-from typing import Any, get_args
+from typing import Any
 
 from fastapi import FastAPI
 
 from app import binary, openapi_examples
 from app.access import ROUTES, Need
 from app.errors import CONTENT_TYPE, TABLE
+from app.headers import OBJECTIVE_PATTERN
 from app.schemas import ProblemOut
-from router.constraints import Objective
 
 PROBLEM = {"$ref": "#/components/schemas/ProblemOut"}
 
@@ -83,7 +83,7 @@ CONSTRAINT_HEADERS = [
     ),
     _header(
         "Infer-Objective",
-        {"type": "string", "enum": list(get_args(Objective))},
+        {"type": "string", "pattern": OBJECTIVE_PATTERN},
         "What to optimise inside the budget: accuracy, cost or latency. Default: the first of "
         "them that is not constrained.",
         "cost",

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.access import Scope
 from app.catalog import ServedModel, cost_usd_per_million
 from app.errors import verdict_json
-from router.constraints import Objective
 from router.decision import Decision
 from variants.cost import Prices
 from variants.evidence import Cascade, Evaluation, LayerSensitivity
@@ -209,7 +208,7 @@ class DecisionOut(BaseModel):
 
     id: str | None = None
     outcome: str
-    objective: Objective
+    objective: str = Field(description="accuracy, cost, latency, or `weighted` with its weights")
     preferred: str | None
     reason: str | None
     eligible: list[str]
@@ -258,7 +257,7 @@ def decision_json(decision: Decision, *, id: str | None = None) -> dict[str, Any
     return {
         "id": id,
         "outcome": decision.outcome,
-        "objective": decision.objective,
+        "objective": str(decision.objective),
         "preferred": decision.preferred,
         "reason": decision.reason,
         "eligible": decision.eligible,

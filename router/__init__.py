@@ -24,6 +24,7 @@ Map
 - `policies/`      one file per policy; the file name is the registration
 - `lookahead.py`   does the queue still make its deadlines after this choice
 - `batching.py`    which queued requests may share one run
+- `weights.py`     a weighted objective on normalised axes
 - `ranking.py`     what "best" means for each objective; ties break by variant id
 - `simulate.py`  the same policies in discrete events, on measured service times
 - `explain.py`     numbers and sentences for people

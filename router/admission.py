@@ -1,7 +1,7 @@
 """At arrival: may this request be promised an answer, and by which variants?"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from router.candidate import Candidate
 from router.constraints import Constraints, Objective
@@ -13,6 +13,7 @@ from router.fleet import Queued, WorkerView
 from router.judge import rejections
 from router.ranking import preference
 from router.relax import binding, cheapest_relaxation, hard
+from router.weights import Weights
 
 RETRY_MIN_S = 0.05
 """No caller is told to come back sooner: the answer would not have changed."""
@@ -91,6 +92,12 @@ def admit(
         else "feasible, but no worker has such a variant loaded"
     )
     return _overloaded(constraints, verdicts, retry_s, message)
+
+
+def on_axes(constraints: Constraints, candidates: Iterable[Candidate]) -> Objective:
+    """The objective; weights are put on the axes of these candidates."""
+    objective = constraints.effective_objective
+    return objective.over(candidates) if isinstance(objective, Weights) else objective
 
 
 def _verdict(
@@ -187,7 +194,7 @@ def _admitted(
     by_id: Mapping[str, Candidate],
 ) -> Decision:
     """All bounds are kept: every variant that keeps them when idle stays eligible."""
-    objective = constraints.effective_objective
+    objective = on_axes(constraints, by_id.values())
     best = min(kept, key=lambda verdict: _rank(objective, verdict, by_id))
     eligible = tuple(verdict.variant for verdict in verdicts if verdict.feasible)
     reason = reason_of(constraints, eligible)
@@ -208,12 +215,15 @@ def reason_of(constraints: Constraints, eligible: tuple[str, ...]) -> Reason:
         return "pinned"
     if len(eligible) == 1:
         return "only_feasible"
-    reasons: dict[str, Reason] = {
-        "accuracy": "most_accurate",
-        "cost": "cheapest",
-        "latency": "fastest",
-    }
-    return reasons[constraints.effective_objective]
+    match constraints.effective_objective:
+        case "accuracy":
+            return "most_accurate"
+        case "cost":
+            return "cheapest"
+        case "latency":
+            return "fastest"
+        case Weights():
+            return "best_weighted"
 
 
 def _fallback(
@@ -223,7 +233,7 @@ def _fallback(
     by_id: Mapping[str, Candidate],
 ) -> Decision:
     """The hard bounds are kept, a soft one is not: the closest variant serves, and says so."""
-    objective = constraints.effective_objective
+    objective = on_axes(constraints, by_id.values())
     closest = min(
         servable,
         key=lambda verdict: (distance(constraints, verdict), _rank(objective, verdict, by_id)),

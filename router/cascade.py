@@ -88,11 +88,13 @@ def _rank(
     share = cascade.escalation.value
     latency_s = _sum(first.predicted_latency_s, then.predicted_latency_s, share)
     cost = _sum(first.cost_usd_per_million, then.cost_usd_per_million, share)
-    score = {
-        "accuracy": -cascade.accuracy.value,
-        "cost": cost if cost is not None else float("inf"),
-        "latency": latency_s if latency_s is not None else float("inf"),
-    }[constraints.effective_objective]
+    match constraints.effective_objective:
+        case "cost":
+            score = cost if cost is not None else float("inf")
+        case "latency":
+            score = latency_s if latency_s is not None else float("inf")
+        case _:  # a cascade has no place on the axes of weights, so accuracy counts
+            score = -cascade.accuracy.value
     return (score, latency_s or 0.0, cascade.first, cascade.then)
 
 

@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Objective = Literal["accuracy", "cost", "latency"]
+from router.weights import Weights
+
+ObjectiveName = Literal["accuracy", "cost", "latency"]
+Objective = ObjectiveName | Weights
 
 Bound = Literal["max_latency", "max_cost", "min_accuracy", "max_accuracy_drop", "variants"]
 """Names of the bounds in explanations and in `Constraints.soft`."""

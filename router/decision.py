@@ -6,7 +6,9 @@ from typing import Literal, overload
 
 from router.constraints import Bound, Objective
 
-Reason = Literal["most_accurate", "cheapest", "fastest", "only_feasible", "pinned", "fallback"]
+Reason = Literal[
+    "most_accurate", "cheapest", "fastest", "best_weighted", "only_feasible", "pinned", "fallback"
+]
 """Why the preferred variant is preferred; `fallback` means that it breaks a soft bound."""
 
 Outcome = Literal["admitted", "infeasible", "overloaded"]

@@ -20,6 +20,7 @@ CHOICE: dict[Reason, str] = {
     "most_accurate": "is the most accurate in time",
     "cheapest": "is the cheapest in time",
     "fastest": "is predicted to finish first",
+    "best_weighted": "has the best weighted score in time",
     "only_feasible": "alone keeps every bound",
     "pinned": "was asked for by name",
     "fallback": "comes closest",

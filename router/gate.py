@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from router.admission import admit, reason_of
+from router.admission import admit, on_axes, reason_of
 from router.candidate import Candidate
-from router.constraints import Constraints
+from router.constraints import Constraints, Objective
 from router.decision import Decision, Reason, Verdict, Waited
 from router.estimate import queued_s
 from router.explain import CHOICE
@@ -34,6 +34,7 @@ REMEMBERED = 1024
 class _Standing:
     """A description's chances when idle: `ranked` are the feasible, best first, with latencies."""
 
+    objective: Objective
     verdicts: tuple[Verdict, ...]
     eligible: tuple[str, ...]
     ranked: tuple[tuple[str, float], ...]
@@ -84,7 +85,7 @@ class Gate:
                 if idle_s + wait_s <= limit_s:
                     return Decision(
                         outcome="admitted",
-                        objective=constraints.effective_objective,
+                        objective=standing.objective,
                         verdicts=Waited(standing.verdicts, wait_s),
                         eligible=standing.eligible,
                         preferred=variant,
@@ -129,7 +130,7 @@ class Gate:
         feasible = [verdict for verdict in whole.verdicts if verdict.feasible]
         if whole.outcome != "admitted" or not feasible:
             return None
-        objective = constraints.effective_objective
+        objective = on_axes(constraints, self._candidates)
         idle_s = {v.variant: math.inf if (s := v.idle_latency_s) is None else s for v in feasible}
         ranked = sorted(
             feasible,
@@ -138,6 +139,7 @@ class Gate:
         eligible = tuple(verdict.variant for verdict in feasible)
         reason = reason_of(constraints, eligible)
         return _Standing(
+            objective=objective,
             verdicts=tuple(whole.verdicts),
             eligible=eligible,
             ranked=tuple((v.variant, idle_s[v.variant]) for v in ranked),

@@ -4,6 +4,7 @@ import math
 
 from router.candidate import Candidate
 from router.constraints import Objective
+from router.weights import Weights
 
 
 def preference(
@@ -12,6 +13,7 @@ def preference(
     """Sort key: the best for this objective comes first, ties by `finish_s`, then by variant id.
 
     accuracy: highest measured value. cost: fewest dollars. latency: earliest `finish_s`.
+    Weights, which must be on the axes of the model: highest score.
     What is unmeasured comes last.
     """
     match objective:
@@ -23,4 +25,6 @@ def preference(
             score = math.inf if cost is None else cost
         case "latency":
             score = finish_s
+        case Weights():
+            score = -objective.score(candidate)
     return (score, finish_s, candidate.variant)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Literal, Protocol
 
-from router.admission import admit
+from router.admission import admit, on_axes
 from router.candidate import Candidate
 from router.constraints import Constraints
 from router.dispatch import dispatch
@@ -241,7 +241,7 @@ class _Simulation:
             urgency=asked.urgency,
             rows=arrival.rows,
             eligible=eligible,
-            objective=asked.effective_objective,
+            objective=on_axes(asked, self.priors.values()),
             percentile=asked.latency_percentile,
         )
         kind = self.queue.add(queued)

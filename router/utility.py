@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from router.candidate import Candidate
 from router.constraints import Objective
+from router.weights import Weights
 
 UNKNOWN = 0.5
 """Stands in for an accuracy that was not measured when answers are weighed against each other."""
@@ -18,6 +19,7 @@ def utilities(objective: Objective, candidates: Iterable[Candidate]) -> Mapping[
     accuracy: the measured value, so that the sum over all answers is the accuracy delivered.
     cost: from 1 for nothing down to a half for the dearest of these; what has no known price
     counts as the dearest. latency: 1, whoever answers.
+    Weights: from a half for the worst on all axes to 1 for the best.
     """
     known = list(candidates)
     match objective:
@@ -30,6 +32,8 @@ def utilities(objective: Objective, candidates: Iterable[Candidate]) -> Mapping[
                 name: 1.0 - 0.5 * (1.0 if cost is None else cost / dearest if dearest else 0.0)
                 for name, cost in costs.items()
             }
+        case Weights():
+            return {c.variant: 0.5 + 0.5 * objective.score(c) for c in known}
         case "latency":
             return dict.fromkeys((c.variant for c in known), 1.0)
 

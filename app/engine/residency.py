@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from router.candidate import Candidate
 from router.constraints import Objective
 from router.residency import Demand, Item, Placement, plan
+from router.weights import Weights
 
 HALF_LIFE_S = 10.0
 """What was asked counts half after so long."""
@@ -108,6 +109,8 @@ def _goodness(candidate: Candidate, objective: Objective) -> float:
         case "cost":
             cost = candidate.cost_usd_per_million
             return 1e-9 if cost is None else 1 / max(cost, 1e-6)
+        case Weights():
+            return max(1e-9, objective.score(candidate))
         case "latency":
             if not candidate.service:
                 return 1e-9

@@ -50,6 +50,11 @@ MALFORMED = [
     ("Infer-Objective", "Accuracy"),
     ("Infer-Objective", "cost, latency"),
     ("Infer-Objective", "cost;soft"),
+    ("Infer-Objective", "weighted"),
+    ("Infer-Objective", "weighted;speed=1"),
+    ("Infer-Objective", "weighted;accuracy=-1"),
+    ("Infer-Objective", "weighted;accuracy=0"),
+    ("Infer-Objective", "weighted;accuracy"),
     ("Infer-Objective", '"cost"'),
     ("Infer-Objective", "?1"),
     ("Infer-Variants", ""),
@@ -261,6 +266,8 @@ def test_the_default_objective_is_the_first_that_is_not_constrained(edge: Edge) 
     assert objective(accuracy, cost) == "latency"
     assert objective(accuracy, cost, latency) == "accuracy"
     assert objective(("Infer-Objective", "latency")) == "latency"
+    weighted = "weighted;accuracy=0.7;cost=0.3"
+    assert objective(("Infer-Objective", weighted)) == weighted
 
 
 def test_a_priority_that_makes_no_sense_is_ignored_as_its_standard_asks(edge: Edge) -> None:

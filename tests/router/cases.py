@@ -13,6 +13,7 @@ from router.fleet import Queued, WorkerView
 from router.outlook import Outlook
 from router.policies import Policy
 from router.waiting import Waiting
+from router.weights import Weights
 from variants.profile import Accuracy, Quantiles
 
 MS = 0.001
@@ -136,7 +137,9 @@ constraints = st.builds(
     accuracy_point=st.booleans(),
     max_accuracy_drop_points=st.none() | points,
     soft=st.frozensets(st.sampled_from(BOUNDS), max_size=2),
-    objective=st.sampled_from((None, "accuracy", "cost", "latency")),
+    objective=st.sampled_from(
+        (None, "accuracy", "cost", "latency", Weights(accuracy=0.6, cost=0.3, latency=0.1))
+    ),
     variants=st.none() | st.lists(st.sampled_from(NAMES), unique=True, min_size=1).map(tuple),
     lenient=st.sampled_from((False, False, True)),
     urgency=st.integers(0, 7),
