@@ -5,7 +5,7 @@
  * RATE 0 is a closed loop: each connection sends its next request when it has its answer. Otherwise
  * an open loop: Poisson arrivals, RATE a second, each on a free connection; an arrival that finds
  * none waits, and its latency counts from when it should have been sent. Prints one JSON line.
- * Answers must have Content-Length.
+ * Answers must have Content-Length or be chunked.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,6 +30,8 @@ struct connection {
     size_t sent;      /* bytes of the request */
     size_t head;      /* bytes in `buffer` while the answer's head is incomplete */
     long long left;   /* bytes of the answer's body still to come; -1 before its head is whole */
+    int chunked;      /* 1 where the body ends with an empty chunk */
+    char tail[5];     /* the last bytes of a chunked body */
     int status;
     double since;     /* when the request was due */
     char buffer[HEAD + 1];
@@ -90,6 +92,7 @@ static void begin(struct connection *c, double due) {
     c->waiting = 1;
     c->sent = c->head = 0;
     c->left = -1;
+    c->chunked = 0;
     c->since = due;
     if (push(c)) return;
     close(c->socket); /* the server had closed it: once more on a new one */
@@ -119,6 +122,14 @@ static void finish(struct connection *c) {
     }
 }
 
+/* Take in `n` more bytes of a chunked body; 1 where they end it. */
+static int chunk(struct connection *c, const char *bytes, size_t n) {
+    size_t keep = n < 5 ? 5 - n : 0, fresh = n < 5 ? n : 5;
+    memmove(c->tail, c->tail + 5 - keep, keep);
+    memcpy(c->tail + keep, bytes + n - fresh, fresh);
+    return !memcmp(c->tail, "0\r\n\r\n", 5);
+}
+
 /* Read what is there. 1 where the answer is whole, 0 where more must come, -1 at the end. */
 static int pull(struct connection *c) {
     static char body[1 << 20];
@@ -128,7 +139,10 @@ static int pull(struct connection *c) {
         ssize_t n = recv(c->socket, into, most, 0);
         if (n < 0 && errno == EAGAIN) return 0;
         if (n <= 0) return -1;
-        if (c->left >= 0) {
+        if (c->left >= 0 && c->chunked) {
+            if (chunk(c, body, (size_t)n)) return 1;
+            continue;
+        } else if (c->left >= 0) {
             c->left -= n;
         } else {
             c->head += (size_t)n;
@@ -137,8 +151,17 @@ static int pull(struct connection *c) {
             if (!end && c->head == HEAD) return -1;
             if (!end) continue;
             char *length = strcasestr(c->buffer, "\r\ncontent-length:");
-            if (!length || length > end) return -1;
+            char *chunked = strcasestr(c->buffer, "\r\ntransfer-encoding: chunked");
             c->status = atoi(c->buffer + 9);
+            if (chunked && chunked <= end) {
+                size_t rest = (size_t)(c->buffer + c->head - end - 4);
+                c->chunked = 1;
+                c->left = 0;
+                memset(c->tail, 0, sizeof c->tail);
+                if (rest && chunk(c, end + 4, rest)) return 1;
+                continue;
+            }
+            if (!length || length > end) return -1;
             c->left = atoll(length + 17) - (long long)(c->buffer + c->head - end - 4);
         }
         if (c->left == 0) return 1;
