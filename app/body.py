@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import orjson
@@ -13,7 +13,7 @@ import orjson
 from app import images, texts
 from app.errors import Malformed, TensorMismatch
 from variants.runtimes import Tensor, Tensors
-from variants.spec import ImagePreprocess, ModelSpec, TensorSpec, TextPreprocess
+from variants.spec import Dtype, ImagePreprocess, ModelSpec, TensorSpec, TextPreprocess
 from variants.tokenizer import Tokenizer
 
 KEYS = frozenset({"model", "inputs"})
@@ -21,8 +21,13 @@ MAX_SHOWN_AXES = 8
 _CASTS = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}
 """The kinds of numbers that become each kind of tensor."""
 
+_DTYPES = {name: np.dtype(name) for name in get_args(Dtype)}
+
 _QUIET = contextvars.Context()
-"""Where numpy does not warn of overflow; `np.errstate` does the same at four times the price."""
+"""Where numpy does not warn of overflow; `np.errstate` does the same at four times the price.
+
+Each call runs in a copy, since a context cannot be entered twice at once.
+"""
 _QUIET.run(np.seterr, over="ignore")
 
 
@@ -209,15 +214,18 @@ def _tensor(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
         raise TensorMismatch(f"input {spec.name!r}: the batch is empty", field=spec.name)
     if not plain:
         _check_leaves(spec, value)
+    wanted = _DTYPES[spec.dtype]
     try:
-        array = np.array(value)
+        if plain and wanted.kind == "f":  # nothing but numbers, and each of them can be a float
+            array = _QUIET.copy().run(np.array, value, wanted)
+        else:
+            array = np.array(value)
     except (ValueError, OverflowError) as error:
         raise TensorMismatch(
             f"input {spec.name!r} is no tensor: {_first_ragged(value) or error}", field=spec.name
         ) from error
     if array.dtype.kind == "O":
         _check_leaves(spec, value)
-    wanted = np.dtype(spec.dtype)
     if array.dtype.kind not in _CASTS[wanted.kind] and array.size:
         raise TensorMismatch(
             f"input {spec.name!r} holds {_dtype_words(array.dtype)}; {spec.dtype} is expected",
@@ -241,8 +249,9 @@ def _cast(spec: TensorSpec, array: Tensor, wanted: np.dtype[Any]) -> Tensor:
             raise TensorMismatch(
                 f"input {spec.name!r} has values outside {spec.dtype}", field=spec.name
             )
-    # A context of its own for each call, since a context cannot be entered twice at once.
-    out: Tensor = _QUIET.copy().run(np.ascontiguousarray, array, dtype=wanted)
+    out: Tensor = array
+    if array.dtype != wanted:
+        out = _QUIET.copy().run(np.ascontiguousarray, array, dtype=wanted)
     if wanted.kind == "f" and not all_finite(out):
         raise TensorMismatch(
             f"input {spec.name!r} has values outside {spec.dtype}", field=spec.name

@@ -18,7 +18,7 @@ from app.decisions import DecisionRecord
 from app.engine.engine import Answer
 from app.errors import BodyTimeout, Problem, problem_for
 from app.http_edge import MAX_HEADERS, RequestIds, problem_lines
-from app.inference import Call, Head, Inference, Lines
+from app.inference import Call, Head, Inference
 from app.metrics import Metrics
 from app.routes.infer import OFF_LOOP_BYTES, ON_LOOP
 
@@ -30,7 +30,7 @@ _INDIRECT = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"u
 class Connection(Protocol):
     """What an exchange needs of the connection that it is on."""
 
-    def write_answer(self, exchange: "Exchange", status: int, lines: Lines, body: bytes) -> None:
+    def write_answer(self, exchange: "Exchange", status: int, lines: bytes, body: bytes) -> None:
         """Write a whole answer, and go on with the next request."""
         ...
 
@@ -188,7 +188,7 @@ class Exchange:
         content = problem.body(self.request_id)
         self._write(problem.status, problem.code, problem_lines(problem), content)
 
-    def _write(self, status: int, code: str, lines: Lines, content: bytes) -> None:
+    def _write(self, status: int, code: str, lines: bytes, content: bytes) -> None:
         self._stop_waiting()
         self.response_started = self.response_complete = True
         self._connection.write_answer(self, status, lines, content)

@@ -63,6 +63,7 @@ class Gateway:
         self._max_latency_s = max_latency_s
         self._id_prefix = id_prefix
         self._pressure: defaultdict[str, Pressure] = defaultdict(Pressure)
+        self._each_s: dict[str, float] = {}  # dollars per million runs of a second, by variant
 
     def model(self, name: str) -> ServedModel:
         """A model that is served now. Raises `NotFound`."""
@@ -295,14 +296,18 @@ class Gateway:
 
     def _cost(self, answer: Answer) -> float:
         """US dollars per million inferences like this one."""
-        profile = answer.variant.manifest.profile
-        return usd_per_million(
-            self._prices,
-            service_s=answer.run_s,
-            batch=answer.batch_rows,
-            threads=profile.threads if profile is not None else 1,
-            memory_bytes=profile.memory_bytes if profile is not None else 0,
-        )
+        manifest = answer.variant.manifest
+        each_s = self._each_s.get(manifest.id)
+        if each_s is None:
+            profile = manifest.profile
+            each_s = self._each_s[manifest.id] = usd_per_million(
+                self._prices,
+                service_s=1.0,
+                batch=1,
+                threads=profile.threads if profile is not None else 1,
+                memory_bytes=profile.memory_bytes if profile is not None else 0,
+            )
+        return each_s * answer.run_s / answer.batch_rows
 
 
 def _only_blocked(verdict: Verdict) -> bool:

@@ -112,19 +112,17 @@ async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
     await send_response(send, problem.status, problem_lines(problem), body)
 
 
-def problem_lines(problem: Problem) -> list[tuple[bytes, bytes]]:
-    """A refusal's headers, names in lower case."""
+def problem_lines(problem: Problem) -> bytes:
+    """A refusal's header lines, names in lower case."""
     given = {"content-type": CONTENT_TYPE, **problem.headers}
-    return [
-        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in given.items()
-    ]
+    lines = [f"{name.lower()}: {value}\r\n" for name, value in given.items()]
+    return "".join(lines).encode("latin-1")
 
 
-async def send_response(
-    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-) -> None:
-    """Answer in one piece; the length is added."""
-    raw = [*headers, (b"content-length", b"%d" % len(body))]
+async def send_response(send: Send, status: int, lines: bytes, body: bytes) -> None:
+    """Answer in one piece, with these header lines and the length."""
+    raw = [tuple(line.split(b": ", 1)) for line in lines.split(b"\r\n") if line]
+    raw.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
 

@@ -34,8 +34,6 @@ HEAD_BYTES = 2048
 """and none that is longer than this."""
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
-Lines = list[tuple[bytes, bytes]]
-"""A reply's headers, names in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,18 +147,18 @@ class Inference:
             raise Malformed("name the model in the header Infer-Model", field="Infer-Model")
         return self.gateway.model(asked.model)
 
-    def answer(self, head: Head, call: Call, reply: Reply) -> tuple[Lines, bytes]:
-        """Headers, all but the length, and body of the answer."""
+    def answer(self, head: Head, call: Call, reply: Reply) -> tuple[bytes, bytes]:
+        """Header lines, all but the length, and body of the answer."""
         lines = _lines(head.asked, reply)
         if head.binary or call.wanted is not None:
             outputs = _outputs(head, call, reply)
             if any(as_bytes for _, as_bytes in outputs.values()):
                 content, header_bytes = binary.write(_described(head, call, reply), outputs)
-                lines.append((b"content-type", binary.MEDIA_TYPE.encode()))
-                lines.append((_HEADER_LENGTH, b"%d" % header_bytes))
-                return lines, content
-        lines.append((b"content-type", b"application/json"))
-        return lines, _json(call, head.asked, reply)
+                lines += f"content-type: {binary.MEDIA_TYPE}\r\n{binary.HEADER.lower()}: "
+                lines += f"{header_bytes}\r\n"
+                return lines.encode(), content
+        lines += "content-type: application/json\r\n"
+        return lines.encode(), _json(call, head.asked, reply)
 
 
 def _content_type(values: list[bytes]) -> str:
@@ -260,10 +258,19 @@ def _predictions(spec: ModelSpec, outputs: Mapping[str, Tensor]) -> list[dict[st
     ]
 
 
-def _lines(asked: InferHeaders, reply: Reply) -> Lines:
+def _lines(asked: InferHeaders, reply: Reply) -> str:
+    """The reply's own headers, as lines. Names and ids need no quoting but quotes."""
     answer, decision, predicted = reply.answer, reply.decision, reply.predicted
     number = headers.reply_number
     total_ms = number(reply.total_s * 1e3)
+    lines = (
+        f'infer-variant: "{answer.variant.manifest.variant}"\r\n'
+        f"infer-decision: reason={reply.reason}, feasible={decision.feasible_count}, "
+        f'considered={decision.considered}, id="{reply.id}"\r\n'
+        f"infer-actual: latency-ms={total_ms}, cost={number(reply.cost_usd_per_million)}\r\n"
+        f"server-timing: queue;dur={answer.queue_s * 1e3:.3f}, "
+        f"run;dur={answer.run_s * 1e3:.3f}, total;dur={total_ms}\r\n"
+    )
     promised = []
     if predicted.predicted_latency_s is not None:
         promised.append(f"latency-ms={number(predicted.predicted_latency_s * 1e3)}")
@@ -271,32 +278,15 @@ def _lines(asked: InferHeaders, reply: Reply) -> Lines:
         promised.append(f"cost={number(predicted.cost_usd_per_million)}")
     if predicted.accuracy is not None:
         promised.append(f"accuracy={number(predicted.accuracy)}")
-    found = [
-        (b"infer-variant", f'"{answer.variant.manifest.variant}"'.encode()),
-        (
-            b"infer-decision",
-            f"reason={reply.reason}, feasible={decision.feasible_count}, "
-            f'considered={decision.considered}, id="{reply.id}"'.encode(),
-        ),
-        (
-            b"infer-actual",
-            f"latency-ms={total_ms}, cost={number(reply.cost_usd_per_million)}".encode(),
-        ),
-        (
-            b"server-timing",
-            f"queue;dur={answer.queue_s * 1e3:.3f}, run;dur={answer.run_s * 1e3:.3f}, "
-            f"total;dur={total_ms}".encode(),
-        ),
-    ]
     if promised:
-        found.append((b"infer-predicted", ", ".join(promised).encode()))
+        lines += f"infer-predicted: {', '.join(promised)}\r\n"
     if asked.constraints.cascade:
-        found.append((b"infer-cascade", _cascade_line(reply)))
+        lines += f"infer-cascade: {_cascade_value(reply)}\r\n"
     if asked.handling is not None:
-        found.append((b"preference-applied", f"handling={asked.handling}".encode()))
+        lines += f"preference-applied: handling={asked.handling}\r\n"
     if asked.clamped:
-        found.append((b"infer-max-latency-ms", _latency_ms(asked.constraints)))
-    return found
+        lines += f"infer-max-latency-ms: {_latency_ms(asked.constraints)}\r\n"
+    return lines
 
 
 def _cascade(reply: Reply) -> dict[str, Any]:
@@ -312,16 +302,16 @@ def _cascade(reply: Reply) -> dict[str, Any]:
     }
 
 
-def _cascade_line(reply: Reply) -> bytes:
+def _cascade_value(reply: Reply) -> str:
     if reply.cascade is None:
-        return b"?0"
+        return "?0"
     told = _cascade(reply)
     return (
         f'?1;first="{told["first"]}";then="{told["then"]}"'
-        f";unsure={told['unsure_rows']};escalated={told['escalated_rows']}".encode()
+        f";unsure={told['unsure_rows']};escalated={told['escalated_rows']}"
     )
 
 
-def _latency_ms(constraints: Constraints) -> bytes:
+def _latency_ms(constraints: Constraints) -> str:
     assert constraints.max_latency_s is not None
-    return headers.reply_number(constraints.max_latency_s * 1000).encode()
+    return headers.reply_number(constraints.max_latency_s * 1000)

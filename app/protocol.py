@@ -16,7 +16,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.direct import Direct, Exchange
 from app.errors import CONTENT_TYPE, Problem
-from app.inference import Lines
 
 MAX_HEAD_BYTES = 64 << 10
 JOINED_BYTES = 64 << 10
@@ -243,14 +242,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def _unset_keepalive_if_required(self) -> None:
         """Nothing to do: the timer looks whether the connection rests when it fires."""
 
-    def write_answer(self, exchange: Exchange, status: int, lines: Lines, body: bytes) -> None:
+    def write_answer(self, exchange: Exchange, status: int, lines: bytes, body: bytes) -> None:
         """Write a whole answer, and go on with the next request."""
         if self.transport.is_closing():
             return
-        every = [*self.server_state.default_headers, *lines]
-        head = b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
+        head = b"%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
             STATUS_LINE[status],
-            b"".join([b"%b: %b\r\n" % line for line in every]),
+            b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers]),
+            lines,
             b"" if exchange.keep_alive else b"connection: close\r\n",
             len(body),
             exchange.request_id.encode(),

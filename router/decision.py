@@ -1,7 +1,7 @@
 """What admission answers, with every reason."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, overload
 
 from router.constraints import Bound, Objective
@@ -89,7 +89,15 @@ class Waited(Sequence[Verdict]):
     def _now(self, verdict: Verdict) -> Verdict:
         if verdict.idle_latency_s is None:
             return verdict
-        return replace(verdict, predicted_latency_s=verdict.idle_latency_s + self._wait_s)
+        return Verdict(  # `replace` would take four times as long, for every request
+            variant=verdict.variant,
+            rejections=verdict.rejections,
+            predicted_latency_s=verdict.idle_latency_s + self._wait_s,
+            idle_latency_s=verdict.idle_latency_s,
+            cost_usd_per_million=verdict.cost_usd_per_million,
+            accuracy=verdict.accuracy,
+            accuracy_low=verdict.accuracy_low,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

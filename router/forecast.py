@@ -11,6 +11,9 @@ WINDOWS = 3.0
 LEAST = 8
 """So many arrivals are remembered however long ago they were."""
 
+MOST = 4096
+"""And never more, or minutes of a high rate would fill the memory."""
+
 MEMORY = 50
 """The horizon is the mean of about so many arrivals' time to their deadline."""
 
@@ -37,6 +40,9 @@ class Forecast:
         self.horizon_s += (slack_s - self.horizon_s) / self._seen
         self._recent.append((now_s, kind))
         self._counts[kind] += 1
+        if len(self._recent) > MOST:
+            self._began_s, _ = self._recent[0]
+            self._forget()
 
     def expected(self, now_s: float) -> tuple[Mapping[Kind, int], float]:
         """Recent arrivals by kind, and the number to expect within the horizon for each of them."""
@@ -44,13 +50,17 @@ class Forecast:
         recent = self._recent
         start_s = max(now_s - window_s, self._began_s)
         while len(recent) > LEAST and recent[0][0] < start_s:
-            _, kind = recent.popleft()
-            self._counts[kind] -= 1
-            if not self._counts[kind]:
-                del self._counts[kind]
+            self._forget()
         if not recent:
             return self._counts, 0.0
         span_s = now_s - min(start_s, recent[0][0])
         if len(recent) < LEAST:
             span_s = max(span_s, window_s)
         return self._counts, self.horizon_s / span_s if span_s > 0 else 0.0
+
+    def _forget(self) -> None:
+        """Drop the oldest arrival."""
+        _, kind = self._recent.popleft()
+        self._counts[kind] -= 1
+        if not self._counts[kind]:
+            del self._counts[kind]

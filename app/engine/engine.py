@@ -54,6 +54,9 @@ QUARANTINE_WINDOW_S = 300.0
 QUARANTINED = f"quarantined: it broke its worker {QUARANTINE_BREAKS} times; activate it to retry"
 HANG_FACTOR = 20.0
 REMEMBERED_SETS = 64
+GATE_S = 0.0005
+"""Corrections of service times may be seen so late: within a turn of the loop they are not."""
+
 EXPIRY_STEP_S = 0.001
 """Deadlines that pass this close to one another are looked at together."""
 LOAD_TIMEOUT_S = 120.0
@@ -147,15 +150,16 @@ class _Batch:
     expected_s: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class _Gated:
-    """A gate with what it was made from."""
+    """A gate with what it was made from, and until when nobody need look whether that changed."""
 
     gate: Gate
     model: ServedModel
     expected: frozenset[str]
     quarantine: frozenset[str]
     seen: Sequence[Candidate]
+    until_s: float
 
 
 class _ModelState:
@@ -171,6 +175,7 @@ class _ModelState:
         self._candidates: dict[str, Candidate] = {}
         self._outlooks: dict[frozenset[str], Outlook] = {}
         self._names: dict[frozenset[str], frozenset[str]] = {}
+        self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.gate: _Gated | None = None
         row_bytes = sum(t.elements * np.dtype(t.dtype).itemsize for t in spec.inputs)
         self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
@@ -182,6 +187,7 @@ class _ModelState:
             self.variants[name] = served
             self.corrections[name] = Correction(served.candidate)
             self._names.clear()
+            self._keys.clear()
 
     def names(self, keys: frozenset[str]) -> frozenset[str]:
         """The variants among these keys, by name."""
@@ -193,10 +199,20 @@ class _ModelState:
             self._names[keys] = found
         return found
 
+    def keys(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys of these variants."""
+        found = self._keys.get(names)
+        if found is None:
+            if len(self._keys) >= REMEMBERED_SETS:
+                self._keys.clear()
+            found = self._keys[names] = tuple([self.variants[name].key for name in names])
+        return found
+
     def remove(self, variant: str) -> None:
         """Forget a variant that nobody may use any more."""
         del self.variants[variant], self.corrections[variant]
         self._names.clear()
+        self._keys.clear()
 
     def hold(self, entry: _Entry) -> Kind:
         """Let a request wait."""
@@ -361,9 +377,11 @@ class Engine:
         """Admission to this model by its candidates as they are now."""
         state = self._models[model.spec.name]
         now = time.monotonic()
+        was = state.gate
+        if was is not None and was.model is model and now < was.until_s:
+            return was.gate
         expected = self._expected()
         seen = [state.corrections[name].candidate(now) for name in model.variants]
-        was = state.gate
         if (
             was is None
             or was.model is not model
@@ -377,8 +395,16 @@ class Engine:
                 expected=expected,
                 quarantine=frozenset(self._quarantine),
                 seen=seen,
+                until_s=now + GATE_S,
             )
+        was.until_s = now + GATE_S
         return was.gate
+
+    def _look_again(self) -> None:
+        """Workers or quarantine have changed: no gate holds without another look."""
+        for state in self._models.values():
+            if state.gate is not None:
+                state.gate.until_s = 0.0
 
     def routable(self, model: ServedModel) -> frozenset[str]:
         """Names of the variants that can serve now, or soon where a worker is being replaced."""
@@ -397,7 +423,7 @@ class Engine:
         """
         if self._closed:
             raise Draining
-        size_bytes = sum(tensor.nbytes for tensor in inputs.values())
+        size_bytes = sum([tensor.nbytes for tensor in inputs.values()])
         room_bytes = self._max_queue_bytes - self._queue_bytes
         scarce = room_bytes < SCARCE_RATIO * self._max_queue_bytes
         if size_bytes > (BODY_RATIO * room_bytes if scarce else room_bytes):
@@ -408,7 +434,7 @@ class Engine:
             queued=queued,
             inputs=inputs,
             size_bytes=size_bytes,
-            keys=tuple([state.variants[name].key for name in queued.eligible]),
+            keys=state.keys(queued.eligible),
             future=loop.create_future(),
             since_s=time.monotonic(),
         )
@@ -839,6 +865,7 @@ class Engine:
         return WorkerView(id=slot.id, free_at_s=free_at_s, loaded=state.names(keys))
 
     def _on_change(self) -> None:
+        self._look_again()
         self._changed.set()
         self._pump()
 
@@ -864,6 +891,7 @@ class Engine:
             if served.key == key and key not in self._quarantine:
                 self._metrics.ejected(served.manifest, cause)
         self._quarantine.add(key)
+        self._look_again()
         self._changed.set()
         for entry in self._entries():
             if self._quarantine.issuperset(entry.keys):

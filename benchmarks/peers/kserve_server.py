@@ -25,7 +25,9 @@ class Peer(Model):
         y = self.session.run(None, {"x": x})[0]
         output = InferOutput("y", list(y.shape), "FP32")
         output.set_data_from_numpy(y, binary_data=bool(payload.from_grpc))
-        return InferResponse(response_id=payload.id or "-", model_name="peer", infer_outputs=[output])
+        return InferResponse(
+            response_id=payload.id or "-", model_name="peer", infer_outputs=[output]
+        )
 
 
 if __name__ == "__main__":

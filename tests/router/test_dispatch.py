@@ -209,3 +209,12 @@ def test_what_this_worker_cannot_run_is_not_asked_of_it_whatever_is_foretold(pol
     assert found.choice is not None
     assert 2 not in found.choice.requests
     assert found.drop == ()
+
+
+def test_arrivals_at_a_high_rate_are_forgotten_and_the_rate_stays_right() -> None:
+    forecast, kind = Forecast(), Waiting().add(queued(0))
+    for number in range(50_000):
+        forecast.arrived(number / 10_000, kind, 60.0)
+    counts, each = forecast.expected(5.0)
+    assert counts[kind] <= 4096
+    assert counts[kind] * each == pytest.approx(10_000 * 60.0, rel=0.01)
