@@ -1,4 +1,4 @@
-"""The table of drills, at the end of the run and where `GEARSHIFT_DRILLS` names a file."""
+"""The table of drills, at the end of the run and where `GEARSHIFT_TEST_TABLE` names a file."""
 
 import os
 from pathlib import Path
@@ -14,5 +14,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.section("drills")
     terminalreporter.write(table.markdown())
-    if target := os.environ.get("GEARSHIFT_DRILLS"):
+    if target := os.environ.get("GEARSHIFT_TEST_TABLE"):
         Path(target).write_text(table.markdown(), encoding="utf-8")

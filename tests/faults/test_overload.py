@@ -117,7 +117,8 @@ def test_a_saturated_model_moves_another_by_no_more_than_an_allowance_and_two_ru
         },
     )
     assert {reply.status for reply in beside} == {200}
-    assert statistics.median(r.seconds for r in busy) > 6 * run_s  # it waits in its own queue
+    # The saturated one waits in its own queue.
+    assert statistics.median(r.seconds for r in busy) > 4 * statistics.median(runs) / 1000
     assert during_s <= limit_s
 
 

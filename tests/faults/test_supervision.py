@@ -33,6 +33,7 @@ def limited(
     with open_data_folder(ladder.root) as data:
         ladders.publish_fake(data, "leaky", fault="leak", fault_above=0)
         ladders.publish_fake(data, "littering", fault="files", fault_above=0)
+        ladders.publish_fake(data, "hungry", fault="memory", fault_above=1000)
     with serving(ladder, GEARSHIFT_WORKER_MEMORY_BYTES=str(LIMIT_BYTES)) as gateway:
         yield gateway
 
@@ -88,6 +89,21 @@ def test_a_worker_that_leaks_files_is_recycled_and_it_shows(limited: world.Gatew
         assert {reply.status for reply in replies} == {200}
         assert lost(client, "recycle") == before + 1
         drilled("W7", "10 files leaked a request", {"requests": 85, "failed": 0, "recycled": 1})
+
+
+def test_a_batch_that_needs_more_memory_than_a_worker_has_is_503_and_the_cause_is_told(
+    limited: world.Gateway,
+) -> None:
+    limited.wait_ready()
+    with limited.client() as client:
+        assert infer(client, **pin("hungry")).status_code == 200
+        before = lost(client, "oom")
+        broken = infer(client, [9999.0, 0.0, 0.0, 0.0], **pin("hungry"))
+        assert (broken.status_code, broken.json()["code"]) == (503, "out-of-memory"), broken.text
+        assert int(broken.headers["retry-after"]) >= 1
+        assert infer(client).status_code == 200
+        assert lost(client, "oom") == before + 1
+        drilled("W4", "1 GiB asked where 334 MiB are allowed", {"503": 1, "replaced": 1})
 
 
 def test_a_slow_start_is_honest(ladder: Ladder) -> None:

@@ -5,8 +5,8 @@ The artifact is a JSON file: `{"outputs": {"logits": [2]}, "scale": 1.0, "servic
 sum of the first input's row. `service_s` is not spent on zeros, as in a warm-up.
 
 `fault` takes effect at every run, or at those with a value above `fault_above`: `crash`, `hang`,
-`shape` (one row too many), `garbage` (bytes that are no frame to the gateway), `memory` (more than
-there is), `leak` (a mebibyte a run) or `files` (ten open files a run).
+`shape` (one row too many), `garbage` (bytes that are no frame to the gateway), `memory` (takes a
+gibibyte for a moment), `leak` (a mebibyte a run) or `files` (ten open files a run).
 """
 
 import json
@@ -52,7 +52,7 @@ class _Session:
         if fault == "garbage":
             os.write(int(sys.argv[1]), b"\xff" * 8)  # the worker's socket: a frame of 8 GiB
         if fault == "memory":
-            np.ones(1 << 50)
+            np.ones(1 << 27)
         if fault == "leak":
             self._leaked.append(np.ones(1 << 17))
         if fault == "files":

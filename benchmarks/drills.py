@@ -1,0 +1,43 @@
+"""Faults thrown at a running gateway, and what came of them (FAULTS.md, groups W and O).
+
+python -m benchmarks.drills              # as the tests run them: about two minutes
+python -m benchmarks.drills --long       # 500 kills, 2,000 leaks, loads of 60 s
+python -m benchmarks.drills --out FILE   # where the table goes, beside the other results by default
+
+The exit status is that of the tests behind it: not 0 where one drill did not end as it must.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.tables import RESULTS, ROOT
+
+TESTS = ("test_workers.py", "test_supervision.py", "test_overload.py")
+LONG = {
+    "GEARSHIFT_TEST_KILLS": "500",
+    "GEARSHIFT_TEST_LEAKS": "2000",
+    "GEARSHIFT_TEST_LOAD_S": "60",
+}
+
+
+def main() -> int:
+    """Run the drills and write their table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--long", action="store_true", help="the heavier form")
+    parser.add_argument("--out", type=Path, default=RESULTS / "drills.md", help="where to write")
+    asked = parser.parse_args()
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, **(LONG if asked.long else {})}
+    env["GEARSHIFT_TEST_TABLE"] = str(asked.out.resolve())
+    files = [str(ROOT / "tests" / "faults" / name) for name in TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", *files]
+    return subprocess.run(command, check=False, cwd=ROOT, env=env).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
