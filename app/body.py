@@ -216,10 +216,7 @@ def _tensor(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
         _check_leaves(spec, value)
     wanted = _DTYPES[spec.dtype]
     try:
-        if plain and wanted.kind == "f":  # nothing but numbers, and each of them can be a float
-            array = _QUIET.copy().run(np.array, value, wanted)
-        else:
-            array = np.array(value)
+        array = _floats(value, wanted) if plain and wanted.kind == "f" else np.array(value)
     except (ValueError, OverflowError) as error:
         raise TensorMismatch(
             f"input {spec.name!r} is no tensor: {_first_ragged(value) or error}", field=spec.name
@@ -240,6 +237,15 @@ def _tensor(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
             field=spec.name,
         )
     return _cast(spec, array, wanted)
+
+
+def _floats(value: list[Any], wanted: np.dtype[Any]) -> Tensor:
+    """Nothing but numbers, each of which can be a float; what is else comes as numpy finds it."""
+    try:
+        array: Tensor = _QUIET.copy().run(np.array, value, wanted)
+    except (TypeError, ValueError):
+        return np.array(value)
+    return array
 
 
 def _cast(spec: TensorSpec, array: Tensor, wanted: np.dtype[Any]) -> Tensor:
