@@ -44,7 +44,8 @@ class Ladder:
     def capacity_per_s(self, max_batch: int) -> float:
         """Rows a second of one worker on the most accurate variant, at its best batch."""
         samples = self.service[self.best.variant]
-        return max(batch / float(np.mean(s)) for batch, s in samples.items() if batch <= max_batch)
+        sizes = [batch for batch in samples if batch <= max_batch] or [min(samples)]
+        return max(min(batch, max_batch) / float(np.mean(samples[batch])) for batch in sizes)
 
     def believing(self, other: "Ladder") -> "Ladder":
         """This ladder where policies believe the other's times; accuracy and cost stay."""

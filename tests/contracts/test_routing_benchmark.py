@@ -296,6 +296,19 @@ def test_the_bound_is_exact_where_it_can_be_counted():
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+@every_policy
+def test_a_ladder_without_small_batches_serves_as_well(name, tmp_path):
+    path = tmp_path / "large.csv"
+    path.write_text(
+        "variant,accuracy,batch,p50_ms\na,0.9,4,10\na,0.9,32,60\nb,0.7,4,1\nb,0.7,32,6\n"
+    )
+    (found,) = profiles.load([path])
+    for most in (2, 8):
+        here = cell(ladder=found, policies=(name,), rules=Rules(max_batch=most))
+        (result,) = cells.run(here)
+        assert 0 < result.windows[0].effective_accuracy <= 0.9
+
+
 def test_the_milp_fills_the_fleet_with_the_best_that_sustains_the_demand():
     from benchmarks.routing.baselines.proteus import assignment
 

@@ -92,7 +92,7 @@ class Infaas:
 
 
 def _line(service: Mapping[int, Any], max_batch: int) -> np.poly1d:
-    sizes = [size for size in service if size <= max_batch]
+    sizes = [size for size in service if size <= max_batch] or [min(service)]
     if len(sizes) < 2:
         return np.poly1d([service[sizes[0]].p95])
     return np.poly1d(np.polyfit(sizes, [service[size].p95 for size in sizes], 1))

@@ -61,7 +61,7 @@ class Nexus:
             if sustained:
                 return each.variant, max(sustained)
         fastest = front[-1]
-        sizes = [size for size in fastest.service if size <= self._setting.max_batch]
+        sizes = [size for size in fastest.service if size <= self._setting.max_batch] or [1]
         return fastest.variant, max(sizes, key=lambda size: per_s(fastest, size))
 
 

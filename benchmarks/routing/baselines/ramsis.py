@@ -83,9 +83,9 @@ Table = tuple[tuple[Action, ...], NDArray[np.int64]]
 def solve(ladder: Ladder, max_batch: int, deadline_s: float, per_s: float) -> Table:
     """The best action in each state at this rate of one worker."""
     actions = tuple(
-        Action(each.variant, size, quantiles.p95, value(each))
+        Action(each.variant, size, each.service_s(size, 95), value(each))
         for each in accurate_first(ladder)
-        for size, quantiles in each.service.items()
+        for size in sorted({1, *each.service})
         if size <= min(max_batch, QUEUE)
     )
     reward, step, slack, discount = _model(actions, deadline_s, per_s)

@@ -50,7 +50,7 @@ class SlackFit:
             (quantiles.at(options.percentile), size, value(each), each.variant)
             for each in pareto([view.candidates[name] for name in names])
             for size, quantiles in each.service.items()
-            if size <= self._most
+            if size <= max(self._most, min(each.service))
         ]
         low, high = min(found)[0], max(found)[0]
         width = (high - low) / self._buckets or 1.0
