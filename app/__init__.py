@@ -14,6 +14,7 @@ Map
 - `errors.py`        the one table from errors to statuses; RFC 9457 problem documents
 - `protocol.py`      bytes to requests: limits and deadlines of a request's head
 - `http_edge.py`     around every route: request ids, body limits, callers that leave
+- `room.py`          how many bytes of bodies may be on their way at once
 - `inference.py`     one inference request without its transport: head, body, answer
 - `direct.py`        `/infer` straight from the connection, without ASGI, for plain requests
 - `access.py`        which scope each route needs, keys and their check

@@ -66,11 +66,12 @@ class Direct:
             return None
         try:
             head = self.inference.remembered_head(tuple(others))
+            held_bytes = self.inference.room.take(length)
         except Exception:  # it is raised once more where refusals are answered
             return None
         if request_id is None:
             request_id = self.ids.of(())
-        return Exchange(self, connection, head, request_id)
+        return Exchange(self, connection, head, request_id, held_bytes)
 
 
 class Exchange:
@@ -81,7 +82,14 @@ class Exchange:
     `more_body`, `disconnected`, and a `message_event` that is set when the caller is gone.
     """
 
-    def __init__(self, direct: Direct, connection: Connection, head: Head, request_id: str) -> None:
+    def __init__(
+        self,
+        direct: Direct,
+        connection: Connection,
+        head: Head,
+        request_id: str,
+        held_bytes: int,
+    ) -> None:
         self.response_started = False
         self.response_complete = False
         self.keep_alive = True
@@ -93,6 +101,7 @@ class Exchange:
         self._connection = connection
         self._head = head
         self._arrival_s = time.monotonic()
+        self._held_bytes = held_bytes
         self._pieces: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._call: Call | None = None
@@ -152,6 +161,7 @@ class Exchange:
             self._refuse(error)
 
     def _submit(self, call: Call) -> None:
+        self._give_room()
         self._call = call
         self._record, self._answer = self._direct.inference.gateway.submit(
             call.model, call.inputs, self._head.asked.constraints, arrival_s=self._arrival_s
@@ -194,7 +204,14 @@ class Exchange:
         self._connection.write_answer(self, status, lines, content)
         self._count(status, code)
 
+    def _give_room(self) -> None:
+        """The body is no longer held, or nobody waits for it."""
+        if self._held_bytes:
+            self._direct.inference.room.give(self._held_bytes)
+            self._held_bytes = 0
+
     def _count(self, status: int, code: str) -> None:
+        self._give_room()
         metrics = self._direct.metrics
         metrics.inflight(-1)
         metrics.http("/infer", "POST", status, code, time.monotonic() - self._arrival_s)

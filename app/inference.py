@@ -17,6 +17,7 @@ from app.catalog import ServedModel
 from app.errors import Malformed, WrongContentType
 from app.gateway import Gateway, Reply
 from app.headers import InferHeaders
+from app.room import Room
 from app.schemas import decision_json
 from app.settings import Settings
 from router.constraints import Constraints
@@ -61,6 +62,7 @@ class Inference:
 
     def __init__(self, *, gateway: Gateway, keys: Keys, settings: Settings) -> None:
         self.gateway = gateway
+        self.room = Room(settings.max_queue_bytes)
         self.settings = settings
         self._keys = keys
         self._heads: dict[tuple[tuple[bytes, bytes], ...], Head] = {}

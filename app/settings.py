@@ -77,9 +77,9 @@ class Settings(BaseModel):
         "shadow_price"
     )
     queue_limit: Annotated[int, Field(ge=1, description="requests that may wait per model")] = 512
-    max_queue_bytes: Annotated[int, Field(ge=1, description="bytes that may wait in all")] = (
-        256 << 20
-    )
+    max_queue_bytes: Annotated[
+        int, Field(ge=1, description="bytes that may wait in all, and as many on their way")
+    ] = 256 << 20
     max_body_bytes: Annotated[int, Field(ge=1, description="largest inference body")] = 32 << 20
     max_blob_bytes: Annotated[int, Field(ge=1, description="largest uploaded artifact")] = 2 << 30
     max_latency_s: Annotated[

@@ -6,7 +6,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app import body, images, texts
-from app.http_edge import cancel_on_disconnect, read_body, send_response
+from app.http_edge import body_chunks, cancel_on_disconnect, header_values, send_response
 from app.inference import Call, Head, Inference
 
 OFF_LOOP_BYTES = 1 << 20
@@ -27,13 +27,19 @@ class InferEndpoint:
         scope["gearshift.route"] = "/infer"  # for metrics; only FastAPI's routes name themselves
         inference = self._inference
         head = inference.head(scope["headers"])
-        raw = await read_body(
-            scope,
-            receive,
-            max_bytes=inference.settings.max_body_bytes,
-            timeout_s=inference.settings.body_timeout_s,
+        settings = inference.settings
+        chunks = body_chunks(
+            scope, receive, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
         )
-        call = await decode(inference, head, raw)
+        declared = header_values(scope, b"content-length")
+        with inference.room.held() as held:
+            if declared and int(declared[0]) <= settings.max_body_bytes:
+                held.reserve(int(declared[0]))
+            raw = bytearray()
+            async for piece in chunks:
+                held.reserve(len(raw) + len(piece))
+                raw += piece
+            call = await decode(inference, head, bytes(raw))
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))

@@ -448,3 +448,41 @@ def test_when_files_run_out_connections_wait_and_nothing_breaks(ladder: Ladder) 
         assert answered == [200] * 20
         assert again_s < 5
         assert gateway.process.poll() is None
+
+
+def test_bodies_on_their_way_are_bounded_and_small_ones_pass(two: world.Gateway) -> None:
+    head = (
+        f"POST /infer HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {two.key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {32 << 20}\r\n\r\n{{"
+    ).encode()
+
+    async def upload() -> tuple[asyncio.StreamWriter, bytes]:
+        """Announce 32 MiB and send one byte; what comes back within half a second."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", two.port)
+        writer.write(head)
+        try:
+            async with asyncio.timeout(0.5):
+                return writer, await reader.readline()
+        except TimeoutError:
+            return writer, b""
+
+    async def crowd() -> tuple[int, int]:
+        uploads = await asyncio.gather(*(upload() for _ in range(12)))
+        async with Caller(two.port, two.key) as caller:
+            small = [await caller.infer(BODY) for _ in range(10)]
+        for writer, _ in uploads:
+            writer.close()
+        assert {reply.status for reply in small} == {200}
+        refused = [line for _, line in uploads if line]
+        assert all(line.startswith(b"HTTP/1.1 503") for line in refused)
+        return len(uploads) - len(refused), len(refused)
+
+    taken, refused = asyncio.run(crowd())
+    assert 4 <= taken <= 8
+    assert refused == 12 - taken
+    drilled(
+        "O8",
+        "12 callers announce 32 MiB each where 256 MiB may be on their way",
+        {"waited for": taken, "refused": refused, "small answered": 10},
+    )
+    assert asyncio.run(crowd()) == (taken, refused)  # the room came back
