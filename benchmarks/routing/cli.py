@@ -65,8 +65,8 @@ def main() -> None:
     if options.out is not None:
         report.write(result, options.out)
     if options.keep:
-        tables.keep(options.keep, report.kept(result))
-    print(json.dumps(result, indent=1) if options.json else report.table(result))
+        tables.keep(options.keep, report.digest(result))
+    print(json.dumps(result, indent=1) if options.json else report.table(report.digest(result)))
     if options.quick and (failures := quick.failures(result)):
         sys.exit("\n".join(["failed:", *failures]))
 
