@@ -18,7 +18,7 @@ from app.engine.leases import Leases
 from app.engine.limits import OPEN_FILES, Limits
 from app.engine.overhead import Overhead
 from app.engine.process import Process
-from app.engine.residency import Residency
+from app.engine.residency import Offer, Residency
 from app.engine.slot import Slot
 from app.engine.worker import (
     LoadFailed,
@@ -38,7 +38,7 @@ from router.gate import Gate
 from router.kind import Kind
 from router.outlook import Outlook
 from router.policies import Policy
-from router.residency import Item, Placement, next_move
+from router.residency import Item
 from router.sharing import Shares
 from router.waiting import Waiting
 from variants.manifest import Manifest
@@ -64,9 +64,6 @@ SCARCE_RATIO = 0.5
 BODY_RATIO = 0.25
 """Once less than half of the queues' bytes are free, a body may take a quarter of what is left: so
 large ones are refused first."""
-
-RESIDENCY_S = 1.0
-"""Time between two looks at what should be open where."""
 
 WATCH_S = 0.1
 """Time between two looks at what the workers take."""
@@ -295,9 +292,12 @@ class Engine:
             for number in range(workers)
         ]
         self._residency = (
-            None if memory_bytes is None else Residency(budget_bytes=memory_bytes, workers=workers)
+            None
+            if memory_bytes is None
+            else Residency(
+                budget_bytes=memory_bytes, slots=self.slots, offer=self._offer, metrics=metrics
+            )
         )
-        self._misplaced = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     # Life
@@ -312,8 +312,8 @@ class Engine:
                 self._loadings[served.key] = self._loading(model.spec, served)
             self.publish(model)
         if self._residency is not None:
-            self._replan(self._residency)
-            self._tasks.append(asyncio.create_task(self._keep_resident(self._residency)))
+            self._residency.replan(time.monotonic())
+            self._tasks.append(asyncio.create_task(self._residency.keep()))
         for slot in self.slots:
             slot.start(processes[slot.id] if slot.id < len(processes) else None)
         self._tasks.append(asyncio.create_task(self._watch()))
@@ -472,7 +472,6 @@ class Engine:
             return None
         name = min(absent, key=lambda name: (absent[name].candidate.load_s, name))
         self._residency.require(absent[name].key, time.monotonic())
-        self._misplaced.set()
         return name, absent[name].candidate.load_s
 
     def fill_ratio(self, model: str, queue_limit: int) -> float:
@@ -528,7 +527,7 @@ class Engine:
     def health(self) -> list[tuple[Manifest, bool]]:
         """Every active variant, and whether it could be used: it is not quarantined, and some
         worker has it wherever one should."""
-        spare = frozenset() if self._residency is None else self._loadings.keys() - self._planned()
+        spare = frozenset() if self._residency is None else self._residency.spare()
         return [
             (served.manifest, self._is_healthy(key) or key in spare - self._quarantine)
             for key, served in self.catalog.served().items()
@@ -616,8 +615,9 @@ class Engine:
         if self._residency is None:
             return found
         planned = self._residency.target[number]
-        fresh = self._loadings.keys() - self._placeable().keys() if number == 0 else frozenset()
-        return {k: item for k, item in found.items() if k in planned or k in fresh}
+        if number == 0:
+            planned |= found.keys() - self._residency.known
+        return {key: loading for key, loading in found.items() if key in planned}
 
     def _loading(self, spec: ModelSpec, served: ServedVariant) -> Loading:
         profile = served.manifest.profile
@@ -637,77 +637,23 @@ class Engine:
 
     # Residency
 
-    async def _keep_resident(self, residency: Residency) -> None:
-        """Follow the demand with what is open, one load or unload at a time."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RESIDENCY_S):
-                    await self._misplaced.wait()
-            self._misplaced.clear()
-            for entry in self._entries():
-                if not entry.future.done() and self._expected().isdisjoint(entry.keys):
-                    residency.require(entry.keys[0], time.monotonic())
-            self._replan(residency)
-            try:
-                while await self._move(residency):
-                    pass
-            except (LoadFailed, WorkerLost) as error:
-                log.warning("residency_move_failed", error=str(error))
-
-    async def _move(self, residency: Residency) -> bool:
-        """Whether one step towards the plan was taken."""
-        if not all(slot.settled for slot in self.slots):
-            return False
-        items = self._placeable()
-        actual = self._open()
-        move = next_move(
-            actual,
-            residency.target,
-            items,
-            budget_bytes=residency.budget_bytes,
-            kept=self._needed(),
-        )
-        if move is None or move.key not in self._loadings:
-            return False
-        slot = self.slots[move.worker]
-        if move.kind == "load":
-            await slot.load(self._loadings[move.key])
-        else:
-            await slot.unload(move.key)
-        self._metrics.moved(items[move.key].model, move.kind)
-        self._on_change()
-        return self._open() != actual
-
-    def _replan(self, residency: Residency) -> None:
+    def _offer(self) -> Offer:
+        """What could be open in the workers, and what waits for it."""
         now = time.monotonic()
-        candidates = {
-            served.key: state.corrections[name].candidate(now)
+        held = [
+            (state, name, served)
             for state in self._models.values()
             for name, served in state.variants.items()
-        }
-        residency.replan(self._placeable(), candidates, self._open(), now)
-
-    def _placeable(self) -> dict[str, Item]:
-        """What could be open, as the plan takes it."""
-        return {
-            served.key: _item(state.spec.name, served)
-            for state in self._models.values()
-            for served in state.variants.values()
             if served.key in self._loadings and served.key not in self._quarantine
-        }
-
-    def _open(self) -> Placement:
-        return tuple(slot.loaded for slot in self.slots)
-
-    def _planned(self) -> frozenset[str]:
-        target = () if self._residency is None else self._residency.target
-        return frozenset().union(*target)
-
-    def _needed(self) -> frozenset[str]:
-        """What alone can serve something that waits."""
-        here = frozenset().union(*self._open())
-        able = (here.intersection(entry.keys) for entry in self._entries())
-        return frozenset().union(*(keys for keys in able if len(keys) == 1))
+        ]
+        return Offer(
+            items={served.key: _item(state.spec.name, served) for state, _, served in held},
+            candidates={
+                served.key: state.corrections[name].candidate(now) for state, name, served in held
+            },
+            loadings={served.key: self._loadings[served.key] for _, _, served in held},
+            waiting=[entry.keys for entry in self._entries() if not entry.future.done()],
+        )
 
     # Dispatch
 

@@ -1,12 +1,26 @@
-"""What should be open on which worker, from what was asked for lately (`router/residency.py`)."""
+"""What is open on which worker, by what was asked for lately (`router/residency.py` plans it)."""
 
+import asyncio
+import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import structlog
+
+from app.engine.slot import Slot
+from app.engine.worker import LoadFailed, Loading, WorkerLost
+from app.metrics import Metrics
 from router.candidate import Candidate
 from router.constraints import Objective
-from router.residency import Demand, Item, Placement, plan
+from router.residency import Demand, Item, Placement, next_move, plan
 from router.weights import Weights
+
+log = structlog.get_logger()
+
+LOOK_S = 1.0
+"""Time between two looks at what should be open where."""
 
 HALF_LIFE_S = 10.0
 """What was asked counts half after so long."""
@@ -24,16 +38,42 @@ Kind = tuple[str, tuple[str, ...], Objective]
 """Alike requests: the model, the keys of the variants that may serve them, what they optimise."""
 
 
-class Residency:
-    """Demand, and the plan made of it. Times come in as `now_s`, on one monotonic clock."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """What could be open, by key, and the keys that each waiting request may be served by."""
 
-    def __init__(self, *, budget_bytes: int, workers: int) -> None:
-        self.budget_bytes = budget_bytes
-        self.target: Placement = (frozenset(),) * workers
+    items: Mapping[str, Item]
+    candidates: Mapping[str, Candidate]
+    loadings: Mapping[str, Loading]
+    waiting: Sequence[tuple[str, ...]]
+
+
+class Residency:
+    """Demand, the plan made of it, and the loads and unloads that follow it.
+
+    `offer` tells what there is at this moment. `target` is what each worker should have open, and
+    `known` what it was planned for. Times come in as `now_s`, on one monotonic clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget_bytes: int,
+        slots: Sequence[Slot],
+        offer: Callable[[], Offer],
+        metrics: Metrics,
+    ) -> None:
+        self.target: Placement = (frozenset(),) * len(slots)
+        self.known: frozenset[str] = frozenset()
+        self._budget_bytes = budget_bytes
+        self._slots = slots
+        self._offer = offer
+        self._metrics = metrics
         self._counts: Counter[Kind] = Counter()
         self._rates: dict[Kind, float] = {}
         self._required: dict[str, float] = {}
         self._counted_s: float | None = None
+        self._urgent = asyncio.Event()
 
     def asked(self, model: str, keys: tuple[str, ...], objective: Objective) -> None:
         """Count one request."""
@@ -42,29 +82,78 @@ class Residency:
     def require(self, key: str, now_s: float) -> None:
         """Have a variant open soon and for a while: something waits that no other can serve."""
         self._required[key] = now_s + REQUIRED_S
+        self._urgent.set()
 
-    def replan(
-        self,
-        items: Mapping[str, Item],
-        candidates: Mapping[str, Candidate],
-        current: Placement,
-        now_s: float,
-    ) -> None:
-        """Set `target` for these variants, by key, while this is open."""
+    def spare(self) -> frozenset[str]:
+        """What is open nowhere because it is not worth it."""
+        return self.known - frozenset().union(*self.target)
+
+    async def keep(self) -> None:
+        """Follow the demand for ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._urgent.wait()
+            self._urgent.clear()
+            try:
+                self.replan(time.monotonic())
+                while await self._move():
+                    pass
+            except (LoadFailed, WorkerLost) as error:
+                log.warning("residency_move_failed", error=str(error))
+            except Exception:  # the slow loop must not end; what is open goes on serving
+                log.exception("residency_failed")
+
+    def replan(self, now_s: float) -> None:
+        """Set `target` by what was asked for lately."""
+        offer, current = self._offer(), self._open()
         self._count(now_s)
+        here = frozenset().union(*current)
+        for keys in offer.waiting:
+            if here.isdisjoint(keys):
+                self._required[keys[0]] = now_s + REQUIRED_S
         self._required = {key: until for key, until in self._required.items() if until > now_s}
         demands = [
             demand
-            for kind, rate in (*self._rates.items(), *_prior(items))
-            for demand in _demands(kind, rate, candidates)
+            for kind, rate in (*self._rates.items(), *_prior(offer.items))
+            for demand in _demands(kind, rate, offer.candidates)
         ]
+        self.known = frozenset(offer.items)
         self.target = plan(
-            items,
+            offer.items,
             demands,
             current=current,
-            budget_bytes=self.budget_bytes,
+            budget_bytes=self._budget_bytes,
             required=sorted(self._required, key=lambda key: (-self._required[key], key)),
         )
+
+    async def _move(self) -> bool:
+        """Whether one load or unload towards the target was made."""
+        if not all(slot.settled for slot in self._slots):
+            return False
+        offer, actual = self._offer(), self._open()
+        here = frozenset().union(*actual)
+        able = [here.intersection(keys) for keys in offer.waiting]
+        move = next_move(
+            actual,
+            self.target,
+            offer.items,
+            budget_bytes=self._budget_bytes,
+            kept=frozenset().union(*(keys for keys in able if len(keys) == 1)),
+        )
+        if move is None:
+            return False
+        slot = self._slots[move.worker]
+        if move.kind == "load":
+            await slot.load(offer.loadings[move.key])
+        else:
+            await slot.unload(move.key)
+        if item := offer.items.get(move.key):
+            self._metrics.moved(item.model, move.kind)
+        return self._open() != actual
+
+    def _open(self) -> Placement:
+        return tuple(slot.loaded for slot in self._slots)
 
     def _count(self, now_s: float) -> None:
         """Turn what was counted since the last time into rates."""

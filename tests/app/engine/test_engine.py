@@ -12,7 +12,7 @@ import pytest
 from app import catalog
 from app.catalog import ServedModel, ServedVariant
 from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
-from app.engine.worker import LoadFailed
+from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from app.metrics import Metrics
 from router import policies
 from router.fleet import Queued
@@ -66,7 +66,11 @@ class World:
 
 
 def with_engine(
-    tmp_path: Path, story: Callable[[World], Awaitable[None]], *, workers: int = 2
+    tmp_path: Path,
+    story: Callable[[World], Awaitable[None]],
+    *,
+    workers: int = 2,
+    memory_bytes: int | None = None,
 ) -> None:
     """Run a story over variants `a` (1 ms) and `slow` (0.3 s), in at most 60 seconds."""
 
@@ -79,6 +83,7 @@ def with_engine(
             threads=1,
             hang_s=5.0,
             max_queue_bytes=100,
+            memory_bytes=memory_bytes,
         )
         engine.start(catalog.read(data, PRICES))
         world = World(engine=engine, data=data)
@@ -224,3 +229,40 @@ def test_estimates_and_the_shown_drift_follow_what_runs_take(tmp_path: Path) -> 
         assert not any(drifted for _, _, drifted in world.engine.drift())
 
     with_engine(tmp_path, story)
+
+
+def test_variants_come_and_go_within_a_budget_of_memory(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        def opened() -> list[str]:
+            return sorted(key for slot in world.engine.slots for key in slot.loaded)
+
+        assert len(opened()) == 2  # of 1 MiB each
+        fresh = world.add("fresh", fault="crash", fault_above=1000)
+        await world.engine.load(world.model, fresh)
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        for name in ("fresh", "slow", "fresh", "a"):
+            # The gateway asks for what no worker has; here the waiting request alone does.
+            assert (await world.submit(name)).variant.manifest.variant == name
+        await world.engine.retire(world.model, "fresh")
+        for name in ("slow", "a"):
+            assert (await world.submit(name)).variant.manifest.variant == name
+        assert fresh.key not in opened()
+        assert len(opened()) <= 2
+
+    with_engine(tmp_path, story, memory_bytes=2 << 20)
+
+
+def test_a_variant_that_breaks_workers_does_not_stop_the_slow_loop(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        broken = world.add("broken", fault="crash", fault_above=1000)
+        await world.engine.load(world.model, broken)
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        poison = {"x": np.full((1, models.FEATURES), 9999, np.float32)}
+        for _ in range(3):
+            with pytest.raises((WorkerLost, RunFailed)):
+                await world.submit("broken", inputs=poison)
+        for name in ("slow", "a", "slow"):
+            assert (await world.submit(name)).variant.manifest.variant == name
+        assert all(broken.key not in slot.loaded for slot in world.engine.slots)
+
+    with_engine(tmp_path, story, memory_bytes=2 << 20)
