@@ -1,11 +1,23 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.forecast import Forecast
 from router.policies import DEFAULT, UnknownPolicy, find, names
 from router.waiting import Waiting
-from tests.router.cases import MS, candidate, flat, ladder, queued, run, worker
+from tests.router.cases import (
+    MS,
+    candidate,
+    examples,
+    flat,
+    ladder,
+    queued,
+    run,
+    seconds,
+    worker,
+)
 
 ALL = ("fp32", "int8", "tiny")
 GREEDY, SHARE = find("greedy_deadline"), find("share_slack")
@@ -218,3 +230,19 @@ def test_arrivals_at_a_high_rate_are_forgotten_and_the_rate_stays_right() -> Non
     counts, each = forecast.expected(5.0)
     assert counts[kind] <= 4096
     assert counts[kind] * each == pytest.approx(10_000 * 60.0, rel=0.01)
+
+
+@examples
+@given(
+    count=st.integers(1, 12),
+    rows=st.integers(1, 3),
+    medians=st.lists(seconds, min_size=4, max_size=4),
+    policy=st.sampled_from(names()),
+)
+def test_alike_requests_share_a_run_as_if_they_were_not(count, rows, medians, policy):
+    service = {size: flat(ms) for size, ms in zip((1, 2, 4, 8), sorted(medians), strict=True)}
+    alike = [queued(id, "x", rows=rows) for id in range(count)]
+    too_large = queued(99, "x", rows=9, urgency=7)  # never joins; with it, no two are taken as one
+    only = chosen(find(policy), alike, [candidate("x", service=service)])
+    beside = chosen(find(policy), [*alike, too_large], [candidate("x", service=service)])
+    assert only == beside
