@@ -53,6 +53,7 @@ class Gate:
         self._outlook = Outlook(self._by_id, frozenset())
         self._alone_s: dict[Kind, float] = _Fastest(self._outlook)
         self._standings: dict[tuple[Constraints, int, float], _Standing | None] = {}
+        self._rounded = (0.0, 0.0)
 
     def decide(
         self,
@@ -66,11 +67,12 @@ class Gate:
         queue_limit: int,
     ) -> Decision:
         """The decision on one request, as `admission.admit` describes it."""
-        overhead_s = self.rounded_up(overhead_s)
+        if overhead_s != self._rounded[0]:
+            self._rounded = (overhead_s, self.rounded_up(overhead_s))
+        overhead_s = self._rounded[1]
         key = (constraints, rows, overhead_s)
-        if key in self._standings:
-            standing = self._standings[key]
-        else:
+        standing = self._standings.get(key)
+        if standing is None and key not in self._standings:
             if len(self._standings) >= REMEMBERED:
                 self._standings.clear()
             standing = self._standings[key] = self._standing(constraints, rows, overhead_s)
@@ -161,7 +163,10 @@ class Gate:
             ahead_s = 0.0
         elif queue.by_deadline and queue.requests[0].urgency == constraints.urgency:
             before = bisect_right(queue.deadlines_s, deadline_s)
-            ahead_s = sum(map(self._alone_s.__getitem__, islice(queue.kinds, before)))
+            if len(queue.counts) == 1:
+                ahead_s = before * self._alone_s[queue.kinds[0]]
+            else:
+                ahead_s = sum(map(self._alone_s.__getitem__, islice(queue.kinds, before)))
         else:
             ahead_s = queued_s(
                 queue.requests, self._by_id, deadline_s=deadline_s, urgency=constraints.urgency
