@@ -687,11 +687,27 @@ class Engine:
 
     def _in_turn(self) -> list[_ModelState]:
         """The models that wait, in the order in which a free worker should try them."""
-        waiting = {name: state for name, state in self._models.items() if state.entries}
+        waiting = [state for state in self._models.values() if state.entries]
         if len(waiting) < 2:
-            return list(waiting.values())
-        order = self._shares.order({name: _head(state) for name, state in waiting.items()})
-        return [waiting[name] for name in order]
+            return waiting
+        able = self._competing()
+        order = self._shares.order({name: _head(state) for name, state in able.items()})
+        return [*map(able.__getitem__, order), *(s for s in waiting if s.spec.name not in able)]
+
+    def _competing(self) -> dict[str, _ModelState]:
+        """The models with waiting requests that some worker could run, by name.
+
+        Who only waits for a variant to be opened saves up no share meanwhile.
+        """
+        expected = self._expected()
+        return {
+            name: state
+            for name, state in self._models.items()
+            if state.entries
+            and any(
+                not state.names(expected).isdisjoint(kind.eligible) for kind in state.waiting.counts
+            )
+        }
 
     def _fair_rows(self, state: _ModelState) -> int:
         """So many rows that every idle worker gets some of what waits."""
@@ -710,8 +726,8 @@ class Engine:
         candidate = correction.candidate(now)
         expected_s = candidate.service_s(rows, 50) if candidate.service else 0.1
         slot.begin(served.key, expected_s)
-        waiting = [name for name, other in self._models.items() if other.entries]
-        self._shares.begin(state.spec.name, expected_s, waiting)
+        others = self._competing() if len(self._models) > 1 else ()
+        self._shares.begin(state.spec.name, expected_s, others)
         batch = _Batch(
             spec=state.spec,
             served=served,
