@@ -20,6 +20,7 @@ from benchmarks.routing import (
     mix,
     profiles,
     proof,
+    quick,
     traces,
     windows,
 )
@@ -349,6 +350,22 @@ def test_a_difference_counts_where_its_interval_excludes_zero():
     assert even.low < 0 < even.high
     with pytest.raises(ValueError, match="shorter"):
         difference(ours, ours[:2])
+
+
+def test_the_quick_proof_fails_where_a_bound_is_broken_or_ours_is_behind():
+    row = {"policy": "ours", "trace": "t", "workers": 1, "rho": 1.0}
+    kept = {**row, "floor_violations": 0, "cost_violations": 0}
+    near = {**row, "policy": quick.GREEDY, "verdict": "loss", "difference": -0.0003}
+    mean = {"policies": {quick.GREEDY: {"difference": 0.01}}}
+    assert quick.failures({"cells": [kept], "comparisons": [near], "summary": mean}) == []
+    broke, behind = {**kept, "floor_violations": 2}, {**near, "difference": -0.03}
+    mean = {"policies": {quick.GREEDY: {"difference": -0.01}}}
+    said = quick.failures({"cells": [broke], "comparisons": [behind], "summary": mean})
+    assert [text.split(" in ")[0].split(" over ")[0] for text in said] == [
+        "ours broke 2 floor bounds",
+        "ours is behind greedy_deadline by 3.00 points",
+        "ours is behind greedy_deadline by 1.00 points",
+    ]
 
 
 def test_every_part_of_the_proof_runs_and_is_told():
