@@ -1,0 +1,190 @@
+"""One policy in the real gateway under one series of arrivals."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import orjson
+
+from benchmarks.live.client import Reply, replay
+from benchmarks.live.ladder import Served
+from benchmarks.routing.ladder import value
+from router.simulate import Arrival
+from tests import world
+
+WORKERS = 1
+_TIMING = re.compile(r"(queue|run|total);dur=([0-9.]+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """What came of one arrival. Times in seconds; None where nothing ran."""
+
+    arrival: Arrival
+    status: int
+    in_time: bool
+    right: float
+    variant: str | None
+    latency_s: float
+    queue_s: float | None
+    run_s: float | None
+    batch_rows: int
+    sent_late_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """A run: outcomes in order of arrival, and the policy that was in force."""
+
+    policy: str
+    answers: tuple[Answered, ...]
+
+    def scores(self, served: Served) -> dict[str, Any]:
+        """Shares of all arrivals. Effective accuracy counts a variant's measured accuracy."""
+        n = len(self.answers)
+        accuracy = {each.variant: value(each) for each in served.ladder.candidates}
+        kept = [each for each in self.answers if each.in_time]
+        worth = sum(accuracy[each.variant] for each in kept if each.variant is not None)
+        floors = sum(
+            each.arrival.constraints.min_accuracy is not None
+            and each.variant is not None
+            and accuracy[each.variant] < each.arrival.constraints.min_accuracy - 1e-9
+            for each in self.answers
+        )
+        latencies = sorted(each.latency_s for each in self.answers if each.status == 200)
+        return {
+            "n": n,
+            "effective_accuracy": worth / n,
+            "right_in_time": sum(each.right for each in kept) / n,
+            "attainment": len(kept) / n,
+            "floor_violations": floors,
+            "p50_ms": 1e3 * latencies[len(latencies) // 2] if latencies else None,
+            "p99_ms": 1e3 * latencies[int(len(latencies) * 0.99)] if latencies else None,
+            "statuses": dict(Counter(str(each.status) for each in self.answers)),
+            "variants": dict(Counter(each.variant or "none" for each in self.answers)),
+            "sent_late_p99_ms": 1e3
+            * float(np.quantile([a.sent_late_s for a in self.answers], 0.99)),
+        }
+
+    @property
+    def overhead_s(self) -> float:
+        """Median time that was neither waiting nor running, as the caller saw it."""
+        return median(
+            each.latency_s - each.queue_s - each.run_s
+            for each in self.answers
+            if each.queue_s is not None and each.run_s is not None
+        )
+
+
+def play(served: Served, policy: str, arrivals: Sequence[Arrival], *, seed: int) -> Played:
+    """Start a gateway with this policy, warm it up, and send the arrivals at their times."""
+    rng = np.random.default_rng(seed)
+    last = len(served.rows.labels) - max(arrival.rows for arrival in arrivals)
+    rows = rng.integers(last + 1, size=len(arrivals)).tolist()
+    with world.gateway(
+        served.root, served.key, "--policy", policy, "--workers", str(WORKERS)
+    ) as gateway:
+        requests = [
+            (arrival.at_us / 1e6, _request(served, arrival, row))
+            for arrival, row in zip(arrivals, rows, strict=True)
+        ]
+        first_row = replace(arrivals[0], at_us=0)
+        for each in served.ladder.candidates:  # every variant has run before the clock starts
+            warm = _request(served, first_row, 0, variant=each.variant)
+            asyncio.run(replay(gateway.port, [(0.02 * k, warm) for k in range(20)]))
+        replies = asyncio.run(replay(gateway.port, requests))
+    return Played(policy=policy, answers=_answers(served, arrivals, rows, replies))
+
+
+def _request(served: Served, arrival: Arrival, row: int, variant: str | None = None) -> bytes:
+    asked = arrival.constraints
+    inputs = {
+        name: np.ascontiguousarray(values[row : row + arrival.rows])
+        for name, values in served.rows.inputs.items()
+    }
+    if len(inputs) == 1:
+        (values,) = inputs.values()
+        kind, body = "application/octet-stream", values.tobytes()
+    else:
+        lists = {name: values.tolist() for name, values in inputs.items()}
+        kind, body = "application/json", orjson.dumps({"inputs": lists})
+    headers = {
+        "host": "127.0.0.1",
+        "authorization": f"Bearer {served.key}",
+        "content-type": kind,
+        "infer-model": f'"{served.spec.name}"',
+        "content-length": str(len(body)),
+    }
+    if variant is not None:
+        headers["infer-variants"] = f'"{variant}"'
+    else:
+        headers["infer-objective"] = "accuracy"
+        if asked.max_latency_s is not None:
+            headers["infer-max-latency-ms"] = f"{1e3 * asked.max_latency_s:.3f}"
+        if asked.min_accuracy is not None:
+            headers["infer-min-accuracy"] = f"{_down(asked.min_accuracy):.3f};point"
+        if asked.max_cost_usd_per_million is not None:
+            headers["infer-max-cost"] = f"{asked.max_cost_usd_per_million + 0.0005:.3f}"
+    lines = ["POST /infer HTTP/1.1", *(f"{name}: {text}" for name, text in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def _down(ratio: float) -> float:
+    """The same floor in the three digits that a header can carry, never a stricter one."""
+    return int(ratio * 1000) / 1000
+
+
+def _answers(
+    served: Served, arrivals: Sequence[Arrival], rows: Sequence[int], replies: Sequence[Reply]
+) -> tuple[Answered, ...]:
+    runs = [_timing(reply) for reply in replies]
+    together = Counter(
+        (r.headers.get("infer-variant"), t.get("run")) for r, t in _ok(replies, runs)
+    )
+    found = []
+    for arrival, row, reply, timing in zip(arrivals, rows, replies, runs, strict=True):
+        ok = reply.status == 200
+        limit_s = arrival.constraints.max_latency_s
+        variant = reply.headers.get("infer-variant", "").strip('"') if ok else None
+        found.append(
+            Answered(
+                arrival=arrival,
+                status=reply.status,
+                in_time=ok and (limit_s is None or reply.latency_s <= limit_s),
+                right=_right(served, reply.body, row, arrival.rows) if ok else 0.0,
+                variant=variant,
+                latency_s=reply.latency_s,
+                queue_s=timing.get("queue"),
+                run_s=timing.get("run"),
+                batch_rows=arrival.rows * together[variant, timing.get("run")] if ok else 0,
+                sent_late_s=reply.sent_late_s,
+            )
+        )
+    return tuple(found)
+
+
+def _ok(
+    replies: Sequence[Reply], runs: Sequence[dict[str, float]]
+) -> list[tuple[Reply, dict[str, float]]]:
+    return [(r, t) for r, t in zip(replies, runs, strict=True) if r.status == 200]
+
+
+def _timing(reply: Reply) -> dict[str, float]:
+    found = _TIMING.findall(reply.headers.get("server-timing", ""))
+    return {name: float(ms) / 1e3 for name, ms in found} if reply.status == 200 else {}
+
+
+def _right(served: Served, body: bytes, row: int, rows: int) -> float:
+    """The share of right answers."""
+    answer, wanted = orjson.loads(body), served.rows.labels[row : row + rows]
+    if "predictions" in answer:
+        found = [served.spec.labels.index(each["label"]) for each in answer["predictions"]]
+    else:
+        (output,) = answer["outputs"].values()
+        found = np.argmax(output, axis=1)
+    return float(np.mean(np.asarray(found) == wanted))
