@@ -227,6 +227,7 @@ class DecisionRecordOut(DecisionOut):
 
     model: str
     variant: str | None = Field(description="the variant that answered, if any")
+    cascade: Cascade | None = Field(None, description="the cascade that was asked, if any")
     queue_ms: float | None
     run_ms: float | None
     total_ms: float | None

@@ -31,6 +31,7 @@ async def get_decision(id: str, parts: Parts) -> DecisionRecordOut:
             **decision_json(record.decision, id=record.id),
             "model": record.model,
             "variant": record.variant,
+            "cascade": record.cascade,
             "queue_ms": milliseconds(record.queue_s),
             "run_ms": milliseconds(record.run_s),
             "total_ms": milliseconds(record.total_s),

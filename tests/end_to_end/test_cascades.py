@@ -97,7 +97,10 @@ def test_unsure_rows_go_on_and_every_row_has_the_answer_of_its_variant(
     wanted = models.tiny_logits(mixed, 13)
     wanted[2:5] = models.tiny_logits(UNSURE[:3], 0)
     assert np.allclose(logits(reply), wanted, atol=1e-4)
+    id = reply.headers["infer-decision"].split('id="')[1].split('"')[0]
     with gateway.client() as client:
+        record = client.get(f"/v1/decisions/{id}").json()
+        assert (record["cascade"]["first"], record["cascade"]["then"]) == ("quick", "slow")
         counted = (
             'cascade_requests_total{first="quick",model="sure",outcome="escalated",then="slow"}'
         )
