@@ -29,6 +29,9 @@ _QUIET = contextvars.Context()
 Each call runs in a copy, since a context cannot be entered twice at once.
 """
 _QUIET.run(np.seterr, over="ignore")
+_STRICT = contextvars.Context()
+"""Where it raises `FloatingPointError`."""
+_STRICT.run(np.seterr, over="raise")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,8 +245,8 @@ def _tensor(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
 def _floats(value: list[Any], wanted: np.dtype[Any]) -> Tensor:
     """Nothing but numbers, each of which can be a float; what is else comes as numpy finds it."""
     try:
-        array: Tensor = _QUIET.copy().run(np.array, value, wanted)
-    except (TypeError, ValueError):
+        array: Tensor = _STRICT.copy().run(np.array, value, wanted)
+    except (TypeError, ValueError, FloatingPointError):
         return np.array(value)
     return array
 
@@ -255,9 +258,9 @@ def _cast(spec: TensorSpec, array: Tensor, wanted: np.dtype[Any]) -> Tensor:
             raise TensorMismatch(
                 f"input {spec.name!r} has values outside {spec.dtype}", field=spec.name
             )
-    out: Tensor = array
-    if array.dtype != wanted:
-        out = _QUIET.copy().run(np.ascontiguousarray, array, dtype=wanted)
+    if wanted.kind == "f" and array.dtype == wanted:
+        return array  # JSON has no NaN and no infinity, and making it has not overflown
+    out: Tensor = _QUIET.copy().run(np.ascontiguousarray, array, dtype=wanted)
     if wanted.kind == "f" and not all_finite(out):
         raise TensorMismatch(
             f"input {spec.name!r} has values outside {spec.dtype}", field=spec.name

@@ -9,7 +9,7 @@ the way through `routes/infer.py`. Both read and write with `inference.py`.
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -64,14 +64,33 @@ class Direct:
                 others.append(header)
         if not 0 <= length <= self._max_body_bytes or len(headers) > MAX_HEADERS:
             return None
+        return self.again(connection, Known(tuple(others), request_id), length)
+
+    def again(self, connection: Connection, known: "Known", length: int) -> "Exchange | None":
+        """The exchange for a request with a known head and a body of this length."""
+        if length > self._max_body_bytes:
+            return None
         try:
-            head = self.inference.remembered_head(tuple(others))
+            head = self.inference.remembered_head(known.headers)
             held_bytes = self.inference.room.take(length)
         except Exception:  # it is raised once more where refusals are answered
             return None
-        if request_id is None:
-            request_id = self.ids.of(())
-        return Exchange(self, connection, head, request_id, held_bytes)
+        request_id = known.request_id or self.ids.of(())
+        return Exchange(
+            direct=self,
+            connection=connection,
+            head=head,
+            known=known,
+            request_id=request_id,
+            held_bytes=held_bytes,
+        )
+
+
+class Known(NamedTuple):
+    """A head that was found plain: its headers but for the length, and the id that it gives."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    request_id: str | None
 
 
 class Exchange:
@@ -84,12 +103,15 @@ class Exchange:
 
     def __init__(
         self,
+        *,
         direct: Direct,
         connection: Connection,
         head: Head,
+        known: Known,
         request_id: str,
         held_bytes: int,
     ) -> None:
+        self.known = known
         self.response_started = False
         self.response_complete = False
         self.keep_alive = True

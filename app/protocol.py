@@ -9,12 +9,13 @@ Plain requests to `/infer` are answered here, by `direct.py`; all others by the 
 """
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.direct import Direct, Exchange
+from app.direct import Direct, Exchange, Known
 from app.errors import CONTENT_TYPE, Problem
 
 MAX_HEAD_BYTES = 64 << 10
@@ -23,6 +24,11 @@ JOINED_BYTES = 64 << 10
 
 SLICE_BYTES = 16 << 10
 """The parser is fed in slices of this size, to see whether it gets anywhere with each."""
+
+LEARNT_HEADS = 8
+"""A caller whose heads all differ is not worth remembering more of."""
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})\r\n", re.IGNORECASE)
 
 _OFFER = (b"connection", b"upgrade", b"http2-settings")
 
@@ -44,6 +50,14 @@ _HEAD_TOO_SLOW = Problem(
 _REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
+class _Template(NamedTuple):
+    """The bytes of a plain head before and after the digits of its length."""
+
+    before: bytes
+    after: bytes
+    known: Known
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Closes connections whose request head is too large, too slow or not HTTP.
 
@@ -57,6 +71,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._exchange: Exchange | None = None
         self._reading: Exchange | None = None
+        self._template: _Template | None = None
+        self._learnt = 0
         self._resting_since_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
@@ -85,6 +101,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what it only collects (a name, a value, an extension) is bounded."""
         self._resting_since_s = None
+        if self._template is not None and not self._in_message and self._repeats(data):
+            return
+        begins = self.direct is not None and not self._in_message
         in_body = self._reading is not None and not self._in_head and self._in_message
         step = len(data) if in_body else SLICE_BYTES
         for start in range(0, len(data), step):
@@ -101,6 +120,50 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._reading.wait()
             elif self._in_head and self._timer is None:
                 self._wait(_HEAD_TOO_SLOW)
+        elif begins and self._reading is not None and self._learnt < LEARNT_HEADS:
+            self._learn(data, self._reading)
+
+    def _learn(self, data: bytes, exchange: Exchange) -> None:
+        """Remember a head that came whole with its body: the caller's next ones will be alike."""
+        self._learnt += 1
+        end = data.find(b"\r\n\r\n") + 4
+        found = _LENGTH.search(data, 0, end)
+        if found is None or not exchange.keep_alive or len(data) != end + int(found[1]):
+            return
+        self._template = _Template(data[: found.start(1)], data[found.end(1) : end], exchange.known)
+
+    def _repeats(self, data: bytes) -> bool:
+        """Whether this is one whole request with the head as remembered, but for the length.
+
+        Then there is nothing to parse, and it is served here.
+        """
+        template, direct = self._template, self.direct
+        assert template is not None and direct is not None
+        if not data.startswith(template.before) or not self._is_free():
+            return False
+        at = len(template.before)
+        end = data.find(b"\r", at, at + 12)
+        digits = data[at:end]
+        start = end + len(template.after)
+        if end < 0 or not digits.isdigit() or not data.startswith(template.after, end):
+            return False
+        if len(data) - start != int(digits):
+            return False
+        exchange = direct.again(self, template.known, len(data) - start)
+        if exchange is None:
+            return False
+        self._stop_waiting()
+        self._exchange = self._reading = exchange
+        self.cycle = exchange  # type: ignore[assignment]  # it stands for uvicorn's own
+        exchange.feed(data[start:])
+        exchange.run()
+        return True
+
+    def _is_free(self) -> bool:
+        """Whether nothing that came before is still to be answered."""
+        if self._refused or self.pipeline or self.flow.write_paused:
+            return False
+        return self.cycle is None or self.cycle.response_complete
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -170,9 +233,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _begin_directly(self) -> bool:
         """Whether the request is answered here, without ASGI; never before those ahead of it."""
-        if self.direct is None or self.pipeline or self.flow.write_paused:
-            return False
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.direct is None or not self._is_free():
             return False
         if self.parser.get_method() != b"POST" or self.parser.get_http_version() != "1.1":
             return False

@@ -1,0 +1,122 @@
+"""Many requests on one connection: each is answered as it would be on a connection of its own."""
+
+import json
+
+import pytest
+
+from tests.edge import Edge
+from tests.raw import Answer, Connection, request
+
+
+def body(values: int = 4, digits: int = 1) -> bytes:
+    """A body of this length, more or less; valid with four values."""
+    return json.dumps({"model": "tiny", "inputs": [10**digits] * values}).encode()
+
+
+def plain(edge: Edge, content: bytes, *headers: tuple[str, str]) -> bytes:
+    return request("POST", "/infer", content, key=edge.key, headers=headers)
+
+
+def said(answer: Answer | None) -> tuple[int, str, object]:
+    """What counts of an answer."""
+    assert answer is not None
+    found = answer.json()
+    return answer.status, answer.headers["content-type"], found.get("code", found.get("variant"))
+
+
+def test_alike_and_different_requests_in_turns(edge: Edge) -> None:
+    limit = 4 << 20
+    requests = [
+        plain(edge, body()),
+        plain(edge, body()),
+        plain(edge, body(digits=7)),
+        plain(edge, body(values=3)),
+        plain(edge, b"{"),
+        plain(edge, b""),
+        plain(edge, body(), ("infer-variants", "int8")),
+        plain(edge, body(), ("infer-variants", "int8"), ("x-request-id", "seven")),
+        plain(edge, body(digits=3), ("infer-variants", "int8"), ("x-request-id", "seven")),
+        plain(edge, body(), ("infer-nonsense", "1")),
+        request("GET", "/healthz"),
+        request("POST", "/infer", body(), key="gs_wrong_key"),
+        plain(edge, body(values=1 << 20)[:limit]),
+        plain(edge, body()),
+    ]
+    with edge.connect("valid") as connection:
+        for sent in requests:
+            alone = edge.send("valid", sent)
+            connection.send(sent)
+            answer = connection.answer()
+            if sent.startswith(b"GET"):
+                assert answer is not None and answer.json() == alone.json()
+                continue
+            assert said(answer) == said(alone), sent[:300]
+            if b"seven" in sent:
+                assert answer is not None and answer.headers["x-request-id"] == "seven"
+
+
+def test_a_head_as_before_with_a_length_that_is_none(edge: Edge) -> None:
+    good = plain(edge, body())
+    length = b"content-length: %d" % len(body())
+    assert length in good
+    for wrong in (b"content-length: -1", b"content-length: 0x2a", b"content-length: "):
+        with edge.connect("valid") as connection:
+            for _ in range(2):
+                connection.send(good)
+                assert said(connection.answer())[0] == 200
+            connection.send(good.replace(length, wrong))
+            answer = connection.answer()
+            assert answer is not None and answer.status in (400, 411)
+
+
+@pytest.mark.parametrize("cut", [1, 30, 150, -60, -1])
+def test_alike_requests_may_come_in_pieces(edge: Edge, cut: int) -> None:
+    good = plain(edge, body())
+    with edge.connect("valid") as connection:
+        for _ in range(3):
+            connection.send(good[:cut])
+            assert not connection.readable(0.02)
+            connection.send(good[cut:])
+            assert said(connection.answer())[0] == 200
+
+
+def test_alike_requests_may_come_all_at_once(edge: Edge) -> None:
+    one, other = plain(edge, body()), plain(edge, body(values=3))
+    with edge.connect("valid") as connection:
+        connection.send(one)
+        assert said(connection.answer())[0] == 200
+        connection.send(one + other + one + one[:80])
+        assert [said(connection.answer())[0] for _ in range(3)] == [200, 422, 200]
+        connection.send(one[80:])
+        assert said(connection.answer())[0] == 200
+
+
+def test_a_request_without_waiting_for_the_answer_before(edge: Edge) -> None:
+    slow = json.dumps({"model": "patient", "inputs": [[100]]}).encode()
+    quick = plain(edge, body())
+    with edge.connect("valid") as connection:
+        connection.send(quick)
+        connection.answer()
+        connection.send(plain(edge, slow))
+        for _ in range(3):
+            connection.readable(0.01)
+            connection.send(quick)
+        models = []
+        for _ in range(4):
+            answer = connection.answer()
+            assert answer is not None
+            models.append(answer.json()["model"])
+        assert models == ["patient", "tiny", "tiny", "tiny"]
+
+
+def test_a_revoked_key_ends_on_an_open_connection(edge: Edge) -> None:
+    with edge.gateway.client() as client:
+        key = client.post("/v1/keys", json={"name": "x", "scopes": ["infer"]}).json()["key"]
+        sent = request("POST", "/infer", body(), key=key)
+        with Connection(edge.port) as connection:
+            for _ in range(3):
+                connection.send(sent)
+                assert said(connection.answer())[0] == 200
+            client.delete(f"/v1/keys/{key.split('_')[1]}").raise_for_status()
+            connection.send(sent)
+            assert said(connection.answer())[0] == 401
