@@ -11,7 +11,7 @@ GREEDY = "greedy_deadline"
 
 
 def plan(ladders: Sequence[Ladder]) -> Plan:
-    """Every process, four seeds each, two loads, two workers."""
+    """Every process, five seeds each, two loads, two workers."""
     return Plan(
         traces=(),
         ladders=ladders,
@@ -19,7 +19,7 @@ def plan(ladders: Sequence[Ladder]) -> Plan:
         workers=(2,),
         policies=(OURS, GREEDY, "slackfit", "static_accurate", "static_fastest"),
         parts=("synthetic",),
-        seeds=4,
+        seeds=5,
         arrivals=250,
         bounded=False,
     )

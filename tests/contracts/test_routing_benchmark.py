@@ -341,10 +341,11 @@ def test_drift_from_the_middle_on_makes_runs_longer():
 
 
 def test_a_difference_counts_where_its_interval_excludes_zero():
-    ours = [0.9, 0.8, 0.7, 0.85]
+    ours = [0.9, 0.8, 0.7, 0.85, 0.6, 0.65]
     assert difference(ours, [each - 0.01 for each in ours]).verdict == "win"
     assert difference(ours, [each + 0.01 for each in ours]).verdict == "loss"
-    even = difference(ours, [0.8, 0.9, 0.8, 0.75])
+    assert difference(ours[:4], [each - 0.01 for each in ours[:4]]).verdict == "tie"
+    even = difference(ours, [0.8, 0.9, 0.8, 0.75, 0.7, 0.55])
     assert even.verdict == "tie"
     assert even.mean == pytest.approx(0.0)
     assert even.low < 0 < even.high
