@@ -13,6 +13,7 @@ from router.constraints import Objective
 from router.gears import Gears, front, price_list
 from router.kind import Kind
 from router.utility import utilities, weight
+from variants.profile import Quantiles
 
 MOST_URGENT = 0
 
@@ -63,6 +64,7 @@ class Outlook:
         self._gears: dict[int, GearsByKind] = {}
         self._utilities: dict[Objective, Mapping[str, float]] = {}
         self._paying: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._runs: dict[tuple[str, int], Quantiles] = {}
         self.last_level = 0
         """Where the last search for a price ended: where the next one begins."""
 
@@ -103,6 +105,17 @@ class Outlook:
         )
         return price_list(fronts, weight(MOST_URGENT))
 
+    def run(self, variant: str, rows: int) -> Quantiles:
+        """Quantiles of one run of so many rows (or of the nearest size that was measured)."""
+        key = (variant, rows)
+        found = self._runs.get(key)
+        if found is None:
+            service_s = self.candidates[variant].service_s
+            found = self._runs[key] = Quantiles(
+                p50=service_s(rows, 50), p95=service_s(rows, 95), p99=service_s(rows, 99)
+            )
+        return found
+
     def share_s(self, variant: str, rows: int, depth: int) -> float:
         """Worker time (mean) of so many rows in the cheapest run of up to `depth` rows."""
         candidate = self.candidates[variant]
@@ -126,6 +139,15 @@ class Outlook:
         if sizes is None:
             sizes = self._paying[key] = _paying_sizes(self.candidates[variant], max_batch)
         return sizes
+
+    def joining_s(self, variant: str, rows: int, depth: int) -> float:
+        """Worker time (mean) by which so many rows prolong a run of up to `depth` rows."""
+        sizes = self.paying_sizes(variant, depth)
+        if not sizes:
+            return self.candidates[variant].mean_s(rows)
+        service = self.candidates[variant].service
+        first, last = min(service), sizes[-1]
+        return max(0.0, rows * (service[last].mean - service[first].mean) / (last - first))
 
     @cached_property
     def batching_pays(self) -> bool:

@@ -66,6 +66,20 @@ class Quantiles:
         most = 0.5 * self.p50 + 0.45 * self.p95 + 0.05 * self.p99
         return min(self.p50 * math.exp(spread * spread / 2), most)
 
+    def chance(self, limit_s: float) -> float:
+        """The share of runs that end within `limit_s`, in proportion between the quantiles.
+
+        Beyond p99 the last hundredth lies within as much again as between p95 and p99.
+        """
+        if limit_s < self.p50:
+            return 0.5 * limit_s / self.p50
+        if limit_s < self.p95:
+            return 0.5 + 0.45 * (limit_s - self.p50) / (self.p95 - self.p50)
+        if limit_s < self.p99:
+            return 0.95 + 0.04 * (limit_s - self.p95) / (self.p99 - self.p95)
+        span = self.p99 - self.p95
+        return 1.0 if span <= 0.0 else min(1.0, 0.99 + 0.01 * (limit_s - self.p99) / span)
+
     def at(self, percentile: int) -> float:
         """The smallest recorded quantile at or above `percentile` (at most 99)."""
         if percentile <= 50:

@@ -23,6 +23,7 @@ from operator import add, le
 from router.batching import fill
 from router.gears import Gears
 from router.kind import Kind
+from router.utility import weight
 from router.view import Choice, View
 
 HOPE = 0.8
@@ -55,7 +56,7 @@ def choose(view: View) -> Choice:
             view = view.only(plan.saved(top))
             plan = _Plan(view, gears_of)
         level = bisect_left(range(level + 1, top), True, key=plan.fits) + level + 1
-    variant = plan.head_variant(level)
+    variant = plan.surest(plan.head_variant(level), level)
     return Choice(variant=variant, requests=plan.batch(variant, level))
 
 
@@ -201,14 +202,38 @@ class _Plan:
             ),
         )
 
+    def surest(self, variant: str, level: int) -> str:
+        """The same, or a quicker one that is worth more once the chance to be late is counted."""
+        view, left_s = self._view, self._left_s
+        options, outlook = view.head, view.outlook
+        if left_s == math.inf or math.isinf(options.typical_s[variant]):
+            return variant
+        rows = max(options.rows, _depth(view)) if outlook.batching_pays else options.rows
+        chance = outlook.run(variant, rows).chance(left_s)
+        if chance == 1.0:
+            return variant
+        utility, price = outlook.utility(options.kind.objective), outlook.prices[level]
+        price = 0.0 if price == math.inf else price / weight(options.kind.urgency)
+        best, most = variant, utility[variant] * chance - price * options.typical_s[variant]
+        for name, typical_s in options.typical_s.items():
+            if typical_s < options.typical_s[variant]:
+                worth = utility[name] * outlook.run(name, rows).chance(left_s) - price * typical_s
+                if (worth, best) > (most, name):
+                    best, most = name, worth
+        return best
+
     def batch(self, variant: str, level: int) -> tuple[int, ...]:
         """Ids of the run: the first request, and those whom sharing it does not make worse off."""
         view = self._view
         if not self._others or not view.outlook.paying_sizes(variant, view.max_batch):
             return (view.queue[0].id,)
-        gains = {}
+        outlook, gains = view.outlook, {}
+        stepped = variant != self._head.variants[level]
+        price, depth = outlook.prices[level], _depth(view)
         for kind, one in self._gears.items():
-            utility = view.outlook.utility(kind.objective)
-            gains[kind] = utility[variant] >= utility[one.variants[level]]
+            factor, utility = weight(kind.urgency), outlook.utility(kind.objective)
+            lost = factor * (utility[one.variants[level]] - utility[variant])
+            saved_s = one.busy_s[level] - outlook.joining_s(variant, kind.rows, depth)
+            gains[kind] = stepped or lost <= max(0.0, price * saved_s)
         willing = [True, *map(gains.__getitem__, self._others)]
         return fill(view, variant, shifted=False, willing=willing)
