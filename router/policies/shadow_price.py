@@ -86,7 +86,7 @@ def _fair_level(view: View, gears_of: Mapping[Kind, Gears]) -> int:
         if known(kind) is not None
     ]
     workers, busy_s = _fleet(view)
-    time_s = forecast.horizon_s * workers - busy_s
+    time_s = max(0.0, forecast.horizon_s * workers - busy_s)
 
     def fits(level: int) -> bool:
         total_s = 0.0
