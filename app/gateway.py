@@ -85,6 +85,7 @@ class Gateway:
             rows=rows,
             overhead_s=self._engine.overhead.value_s,
             queue_limit=self._queue_limit,
+            rivals=self._engine.rivals(name),
         )
 
     async def infer(

@@ -37,10 +37,12 @@ def admit(
     rows: int,
     overhead_s: float,
     queue_limit: int,
+    rivals: int = 0,
 ) -> Decision:
     """The decision on one request of `rows` rows that arrives at `now_s`.
 
-    `overhead_s` is what the gateway itself adds to every request. All bounds are tried first.
+    `overhead_s` is what the gateway itself adds to every request. `rivals` is how many other models
+    have work waiting: each takes an equal share of the workers. All bounds are tried first.
     Where no variant keeps them now, the soft ones are given up and the closest variant that
     keeps the hard ones is the only one eligible. A hard bound is never given up.
     """
@@ -49,6 +51,7 @@ def admit(
         math.inf if constraints.max_latency_s is None else now_s + constraints.max_latency_s
     )
     ahead_s = queued_s(queue, by_id, deadline_s=deadline_s, urgency=constraints.urgency)
+    ahead_s *= 1 + rivals
     waits_s = {
         variant: start_in_s(workers, variant, now_s=now_s, ahead_s=ahead_s)
         if candidate.resident

@@ -65,6 +65,7 @@ class Gate:
         rows: int,
         overhead_s: float,
         queue_limit: int,
+        rivals: int = 0,
     ) -> Decision:
         """The decision on one request, as `admission.admit` describes it."""
         if overhead_s != self._rounded[0]:
@@ -81,7 +82,7 @@ class Gate:
             and len(queue) < queue_limit
             and all(self._resident <= worker.loaded for worker in workers)
         ):
-            wait_s = self._wait_s(constraints, queue, workers, now_s)
+            wait_s = self._wait_s(constraints, queue, workers, now_s, rivals)
             limit_s = math.inf if constraints.max_latency_s is None else constraints.max_latency_s
             for variant, idle_s in standing.ranked:
                 if idle_s + wait_s <= limit_s:
@@ -104,6 +105,7 @@ class Gate:
             rows=rows,
             overhead_s=overhead_s,
             queue_limit=queue_limit,
+            rivals=rivals,
         )
 
     @staticmethod
@@ -155,6 +157,7 @@ class Gate:
         queue: Waiting,
         workers: Sequence[WorkerView],
         now_s: float,
+        rivals: int,
     ) -> float:
         """Seconds until a worker could start: as `estimate.start_in_s`, all workers being alike."""
         limit_s = constraints.max_latency_s
@@ -172,7 +175,7 @@ class Gate:
                 queue.requests, self._by_id, deadline_s=deadline_s, urgency=constraints.urgency
             )
         free_s = min(worker.free_at_s for worker in workers) - now_s
-        return max(0.0, free_s) + ahead_s / len(workers)
+        return max(0.0, free_s) + ahead_s * (1 + rivals) / len(workers)
 
 
 class _Fastest(dict[Kind, float]):

@@ -356,6 +356,10 @@ class Engine:
         """The workers with the names of this model's variants that they can or soon could run."""
         return [self._view(slot, self._models[model], slot.expected) for slot in self.slots]
 
+    def rivals(self, model: str) -> int:
+        """How many other models have work waiting."""
+        return sum(bool(state.entries) for name, state in self._models.items() if name != model)
+
     def candidates(self, model: ServedModel) -> list[Candidate]:
         """The routable variants with corrected service times, residency and health."""
         corrections = self._models[model.spec.name].corrections

@@ -486,3 +486,26 @@ def test_bodies_on_their_way_are_bounded_and_small_ones_pass(two: world.Gateway)
         {"waited for": taken, "refused": refused, "small answered": 10},
     )
     assert asyncio.run(crowd()) == (taken, refused)  # the room came back
+
+
+@pytest.mark.slow
+def test_what_cannot_be_in_time_beside_another_busy_model_is_refused_at_once(
+    two: world.Gateway,
+) -> None:
+    async def drill() -> dict[str, Counter[int]]:
+        async with Caller(two.port, two.key) as caller:
+            took = [await caller.infer(HEAVY) for _ in range(20)]
+        run_s = statistics.median(map(_run_s, took))
+        headers = {"Infer-Max-Latency-Ms": f"{12_000 * run_s:.0f}"}
+        async with saturating(two, {"model": "patient", "inputs": [150.0]}):
+            replies = await open_loop(two, HEAVY, headers, per_s=3 / run_s, for_s=LOAD_S)
+        return {"heavy": Counter(reply.status for reply in replies)}
+
+    found = asyncio.run(drill())["heavy"]
+    drilled(
+        "O1",
+        "3 times the capacity beside another busy model, deadline of 12 runs",
+        {str(status): number for status, number in sorted(found.items())},
+    )
+    assert set(found) <= {200, 503, 504}
+    assert found[504] < 0.5 * found[200]

@@ -176,6 +176,18 @@ def test_no_single_relaxation_is_offered_where_none_is_enough():
     assert decision.binding == "max_latency"
 
 
+def test_work_ahead_takes_longer_where_other_models_share_the_workers():
+    waiting = [queued(number, "int8", deadline_s=100.01) for number in range(4)]
+    alone, shared = (
+        decide(Constraints(max_latency_s=1.0), queue=waiting, rivals=rivals).verdicts[0]
+        for rivals in (0, 1)
+    )
+    alone_s = alone.predicted_latency_s - alone.idle_latency_s
+    assert alone_s > 0
+    shared_s = shared.predicted_latency_s - shared.idle_latency_s
+    assert shared_s == pytest.approx(2 * alone_s)
+
+
 def test_work_ahead_steps_the_preference_down_but_keeps_all_eligible():
     constraints = Constraints(max_latency_s=0.05)
     decision = decide(constraints, workers=[worker("fp32", "int8", "tiny", free_at_s=100.03)])

@@ -23,9 +23,10 @@ asked = st.lists(cases.constraints, min_size=1, max_size=3)
     st.floats(0, 0.01),
     st.integers(1, 8),
     st.integers(0, 3),
+    st.integers(0, 2),
 )
 def test_the_gate_decides_as_admission_does(
-    constraints, candidates, queue, fleet, overhead_s, rows, place
+    constraints, candidates, queue, fleet, overhead_s, rows, place, rivals
 ):
     reference = candidates[place % len(candidates)].variant if candidates else None
     gate = Gate(candidates, reference)
@@ -35,6 +36,7 @@ def test_the_gate_decides_as_admission_does(
             "now_s": 0.0,
             "rows": rows,
             "queue_limit": 8,
+            "rivals": rivals,
         }
         found = gate.decide(wanted, queue=Waiting(queue), overhead_s=overhead_s, **load)
         rounded = gate.rounded_up(overhead_s)
