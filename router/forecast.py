@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 from router.kind import Kind
 
+AHEAD = 2.0
+"""The horizon, in mean times from arrival to deadline: longer for those who can wait for longer."""
+
 WINDOWS = 3.0
 """Rates are taken over so many horizons of the past."""
 
@@ -15,18 +18,18 @@ MOST = 4096
 """And never more, or minutes of a high rate would fill the memory."""
 
 MEMORY = 50
-"""The horizon is the mean of about so many arrivals' time to their deadline."""
+"""The mean is taken over about so many arrivals."""
 
 
 class Forecast:
     """Arrivals of the recent past. Times come in as `now_s`, on one monotonic clock.
 
-    The horizon is the mean time from arrival to deadline: work can be put off by about so much,
-    and what arrives within it competes with what waits now.
+    Work can be put off until its deadline, and what arrives within the horizon competes with what
+    waits now.
     """
 
     def __init__(self) -> None:
-        self.horizon_s = 0.0
+        self._slack_s = 0.0
         self._recent: deque[tuple[float, Kind]] = deque()
         self._counts: Counter[Kind] = Counter()
         self._began_s = 0.0
@@ -37,12 +40,17 @@ class Forecast:
         if not self._seen:
             self._began_s = now_s
         self._seen = min(self._seen + 1, MEMORY)
-        self.horizon_s += (slack_s - self.horizon_s) / self._seen
+        self._slack_s += (slack_s - self._slack_s) / self._seen
         self._recent.append((now_s, kind))
         self._counts[kind] += 1
         if len(self._recent) > MOST:
             self._began_s, _ = self._recent[0]
             self._forget()
+
+    @property
+    def horizon_s(self) -> float:
+        """How far ahead to look."""
+        return AHEAD * self._slack_s
 
     def expected(self, now_s: float) -> tuple[Mapping[Kind, int], float]:
         """Recent arrivals by kind, and the number to expect within the horizon for each of them."""
