@@ -133,15 +133,26 @@ def _choose(
     """How many workers should have each variant."""
     copies: dict[str, int] = {}
     free_bytes = budget_bytes
+    wanted_by: dict[str, list[tuple[int, float, float]]] = {key: [] for key in items}
+    for number, demand in enumerate(demands):
+        for key, worth in demand.worth.items():
+            if key in wanted_by:
+                wanted_by[key].append((number, demand.rate_per_s, worth))
+    served = [0.0] * len(demands)
 
     def gain(key: str) -> float:
-        more = {**copies, key: copies.get(key, 0) + 1}
-        return _value(demands, more, workers) - _value(demands, copies, workers)
+        part = _spread(copies.get(key, 0) + 1, workers)
+        return sum(
+            rate * max(0.0, worth * part - served[number]) for number, rate, worth in wanted_by[key]
+        )
 
     def take(key: str) -> None:
         nonlocal free_bytes
         copies[key] = copies.get(key, 0) + 1
         free_bytes -= items[key].size_bytes
+        part = _spread(copies[key], workers)
+        for number, _, worth in wanted_by[key]:
+            served[number] = max(served[number], worth * part)
 
     for key in required:
         if key in items and key not in copies and items[key].size_bytes <= free_bytes:
@@ -152,16 +163,23 @@ def _choose(
             fitting = [key for key in own if items[key].size_bytes <= free_bytes]
             smallest = [min(own, key=lambda key: (items[key].size_bytes, key))]
             take(max(fitting or smallest, key=lambda key: (_density(gain(key), items[key]), key)))
+    # What is left of the budget goes to those who would be next: not the best, but liked.
+    liked = {key: sum(rate * worth for _, rate, worth in wanted_by[key]) for key in items}
     while fitting := [
         key for key in items if copies.get(key, 0) < workers and items[key].size_bytes <= free_bytes
     ]:
         take(
             max(
                 fitting,
-                key=lambda k: (_density(gain(k), items[k]), -copies.get(k, 0), k),
+                key=lambda k: (_density(gain(k), items[k]), -copies.get(k, 0), liked[k], k),
             )
         )
     return copies
+
+
+def _spread(copies: int, workers: int) -> float:
+    """The part of its worth that a variant has where so many workers hold it."""
+    return 1 - SPREAD + SPREAD * copies / workers
 
 
 def _density(gain: float, item: Item) -> float:
@@ -191,7 +209,7 @@ def _value(demands: Sequence[Demand], copies: Mapping[str, int], workers: int) -
     for demand in demands:
         best = max(
             (
-                worth * (1 - SPREAD + SPREAD * copies[key] / workers)
+                worth * _spread(copies[key], workers)
                 for key, worth in demand.worth.items()
                 if copies.get(key)
             ),

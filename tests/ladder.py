@@ -62,7 +62,13 @@ def onnx(folder: Path, variant: str) -> Path:
 
 
 def publish_fake(
-    data: DataFolder, name: str, *, service_s: float = 0.001, model: str = MODEL, **plan: Any
+    data: DataFolder,
+    name: str,
+    *,
+    service_s: float = 0.001,
+    model: str = MODEL,
+    memory_bytes: int = 1 << 20,
+    **plan: Any,
 ) -> Manifest:
     """Activate a variant of the fake runtime with made-up measurements, past all trials."""
     content = {"outputs": {"logits": [models.CLASSES]}, "service_s": service_s, **plan}
@@ -91,7 +97,7 @@ def publish_fake(
                 threads=1,
                 latency_s=dict.fromkeys(BATCHES, quantiles),
                 throughput_per_s=1 / service_s,
-                memory_bytes=1 << 20,
+                memory_bytes=memory_bytes,
                 load_s=0.01,
                 measured_at=now,
             ),

@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
+from operator import itemgetter
 
 import structlog
 
@@ -15,7 +17,7 @@ from app.metrics import Metrics
 from router.candidate import Candidate
 from router.constraints import Objective
 from router.residency import Demand, Item, Placement, next_move, plan
-from router.weights import Weights
+from router.weights import Axis, Weights
 
 log = structlog.get_logger()
 
@@ -33,6 +35,9 @@ SPEED_SHARE = 0.3
 
 PRIOR_PER_S = 0.01
 """Requests a second that every model is taken to have, for any of its variants."""
+
+MOST_KINDS = 32
+"""So many kinds of requests are planned for, those that come most often."""
 
 Kind = tuple[str, tuple[str, ...], Objective]
 """Alike requests: the model, the keys of the variants that may serve them, what they optimise."""
@@ -76,8 +81,11 @@ class Residency:
         self._urgent = asyncio.Event()
 
     def asked(self, model: str, keys: tuple[str, ...], objective: Objective) -> None:
-        """Count one request."""
-        self._counts[model, keys, objective] += 1
+        """Count one request; what is rare among very many kinds is not told apart."""
+        kind = (model, keys, objective)
+        if kind not in self._counts and len(self._counts) >= MOST_KINDS:
+            kind = (model, keys, "accuracy")
+        self._counts[kind] += 1
 
     def require(self, key: str, now_s: float) -> None:
         """Have a variant open soon and for a while: something waits that no other can serve."""
@@ -166,7 +174,8 @@ class Residency:
             now_per_s = self._counts[kind] / passed_s
             rate = kept * self._rates.get(kind, 0.0) + (1 - kept) * now_per_s
             self._rates[kind] = rate
-        self._rates = {kind: rate for kind, rate in self._rates.items() if rate > PRIOR_PER_S / 100}
+        heaviest = nlargest(MOST_KINDS, self._rates.items(), key=itemgetter(1))
+        self._rates = {kind: rate for kind, rate in heaviest if rate > PRIOR_PER_S / 100}
         self._counts.clear()
 
 
@@ -185,22 +194,22 @@ def _demands(kind: Kind, rate: float, candidates: Mapping[str, Candidate]) -> It
 
 
 def _worth(candidates: Mapping[str, Candidate], objective: Objective) -> dict[str, float]:
-    """What each is worth beside the best of them; what is not measured, little."""
-    good = {key: _goodness(candidate, objective) for key, candidate in candidates.items()}
-    best = max(good.values())
-    return {key: value / best if best > 0 else 1.0 for key, value in good.items()}
+    """What each is worth: 1 the best for this objective, half of it the worst; any is an answer."""
+    scores = {key: _score(candidate, objective) for key, candidate in candidates.items()}
+    known = [score for score in scores.values() if score is not None]
+    axis = Axis(worst=min(known, default=0.0), best=max(known, default=0.0))
+    return {key: 0.5 + 0.5 * axis.share(score) for key, score in scores.items()}
 
 
-def _goodness(candidate: Candidate, objective: Objective) -> float:
+def _score(candidate: Candidate, objective: Objective) -> float | None:
+    """More is better; None where it is not measured."""
     match objective:
         case "accuracy":
-            return 0.01 if candidate.accuracy is None else candidate.accuracy.value
+            return None if candidate.accuracy is None else candidate.accuracy.value
         case "cost":
             cost = candidate.cost_usd_per_million
-            return 1e-9 if cost is None else 1 / max(cost, 1e-6)
-        case Weights():
-            return max(1e-9, objective.score(candidate))
+            return None if cost is None else -cost
         case "latency":
-            if not candidate.service:
-                return 1e-9
-            return 1 / max(candidate.service_s(1, 50), 1e-9)
+            return -candidate.service_s(1, 50) if candidate.service else None
+        case Weights():
+            return objective.score(candidate)

@@ -17,7 +17,7 @@ from tests.ladder import MODEL, Ladder
 from variants.data_folder import open_data_folder
 
 ROW = [1.0, 2.0, 3.0, 4.0]
-FAKE_BYTES = 1 << 20
+SPARE_BYTES = 20 << 20
 LOAD_S = 0.4
 SPARE = ("spare-a", "spare-b", "spare-c")
 
@@ -30,12 +30,14 @@ def tight(
     ladder = built_ladder.copy(tmp_path_factory.mktemp("tight") / "data")
     with open_data_folder(ladder.root) as data:
         for number, name in enumerate(SPARE):
-            ladders.publish_fake(data, name, load_s=LOAD_S, scale=10.0 + number)
+            ladders.publish_fake(
+                data, name, load_s=LOAD_S, scale=10.0 + number, memory_bytes=SPARE_BYTES
+            )
     sizes = {}
     for name, manifest in ladder.manifests().items():
         assert manifest.profile is not None
         sizes[name] = manifest.profile.memory_bytes
-    budget = sum(sizes[name] for name in ladders.SEEDS) + FAKE_BYTES
+    budget = sum(sizes[name] for name in ladders.SEEDS) + SPARE_BYTES
     env = {**ladders.ENV, "GEARSHIFT_MEMORY_BYTES": str(budget)}
     with world.gateway(ladder.root, ladder.key, "--workers", "2", env=env) as gateway:
         yield gateway, sizes, budget
