@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import ServedModel
-from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
+from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull, Shed
 from app.engine.worker import RunFailed, WorkerLost
 from router.cascade import stands_alone
 from router.decision import Verdict
@@ -26,7 +26,7 @@ async def run(
     first: Verdict,
     then: Verdict,
 ) -> Answer:
-    """One answer, with what each variant contributed in `parts`.
+    """One answer, with what each variant contributed in `parts`. The caller holds leases on both.
 
     Where `first` does not keep the accuracy bounds by itself, unsure rows must go on, and the first
     run ends early enough for that; otherwise they go on if there is time, and what fails then costs
@@ -34,25 +34,25 @@ async def run(
     """
     needed = not stands_alone(first)
     later_s = then.idle_latency_s or 0.0
-    with engine.lease(model, (cascade.first, cascade.then)):
-        deadline_s = queued.deadline_s - later_s if needed else queued.deadline_s
-        quick = await engine.submit(
-            model, replace(queued, eligible=(cascade.first,), deadline_s=deadline_s), inputs
+    deadline_s = queued.deadline_s - later_s if needed else queued.deadline_s
+    quick = await engine.submit(
+        model, replace(queued, eligible=(cascade.first,), deadline_s=deadline_s), inputs
+    )
+    # What is not a number is not sure either.
+    unsure = np.flatnonzero(~(confidence(_scores(model, quick)) >= cascade.threshold))
+    alone = replace(quick, parts=(quick,), unsure_rows=len(unsure))
+    late = time.monotonic() + later_s > queued.deadline_s
+    if not len(unsure) or (late and not needed):
+        return alone
+    again = replace(queued, id=engine.next_id(), eligible=(cascade.then,), rows=len(unsure))
+    try:
+        good = await engine.submit(
+            model, again, {name: tensor[unsure] for name, tensor in inputs.items()}
         )
-        unsure = np.flatnonzero(confidence(_scores(model, quick)) < cascade.threshold)
-        alone = replace(quick, parts=(quick,), unsure_rows=len(unsure))
-        late = time.monotonic() + later_s > queued.deadline_s
-        if not len(unsure) or (late and not needed):
-            return alone
-        again = replace(queued, id=engine.next_id(), eligible=(cascade.then,), rows=len(unsure))
-        try:
-            good = await engine.submit(
-                model, again, {name: tensor[unsure] for name, tensor in inputs.items()}
-            )
-        except (DeadlinePassed, RunFailed, WorkerLost, QueueFull, Draining):
-            if needed:
-                raise
-            return alone
+    except (DeadlinePassed, RunFailed, WorkerLost, QueueFull, Shed, Draining):
+        if needed:
+            raise
+        return alone
     return replace(
         good,
         outputs={name: _joined(t, unsure, good.outputs[name]) for name, t in quick.outputs.items()},

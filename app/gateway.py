@@ -175,8 +175,9 @@ class Gateway:
         self, model: ServedModel, record: DecisionRecord, queued: Queued, inputs: Tensors
     ) -> "asyncio.Future[Answer]":
         assert record.cascade is not None
+        release = self._engine.lease(model, (record.cascade.first, record.cascade.then))
         verdicts = {verdict.variant: verdict for verdict in record.decision.verdicts}
-        return asyncio.create_task(
+        task = asyncio.create_task(
             cascades.run(
                 self._engine,
                 model,
@@ -187,6 +188,8 @@ class Gateway:
                 then=verdicts[record.cascade.then],
             )
         )
+        task.add_done_callback(lambda _: release())
+        return task
 
     def _bring(
         self, model: ServedModel, constraints: Constraints, decision: Decision, arrival_s: float

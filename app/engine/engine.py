@@ -1,11 +1,10 @@
 """Deadline queues in front of worker processes; the variant is fixed when a worker becomes free."""
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -500,16 +499,12 @@ class Engine:
         _fail(state.take(last.id), Shed(self.backlog_s()))
         return True
 
-    @contextlib.contextmanager
-    def lease(self, model: ServedModel, names: Iterable[str]) -> Iterator[None]:
-        """Keep these variants of a model from being retired meanwhile."""
+    def lease(self, model: ServedModel, names: Iterable[str]) -> Callable[[], None]:
+        """Keep these variants from being retired until what is returned is called."""
         state = self._models[model.spec.name]
         keys = tuple(state.variants[name].key for name in names)
         self._leases.acquire(keys)
-        try:
-            yield
-        finally:
-            self._leases.release(keys)
+        return partial(self._leases.release, keys)
 
     def next_id(self) -> int:
         """A number that no other request of this process has."""
