@@ -8,8 +8,8 @@ thinned as timm's. Latency is instances ÷ throughput, from `…NinsMbs` in `per
 import re
 
 from benchmarks.routing import timm
+from benchmarks.routing.csv_table import Line, Table
 from benchmarks.routing.ladder import Ladder, candidate, in_proportion, ladder_of, log_normal
-from benchmarks.routing.table import Line, Table
 from router.candidate import Candidate
 from variants.errors import Invalid
 from variants.profile import BATCHES, Accuracy

@@ -15,8 +15,8 @@ is of (10,000).
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from benchmarks.routing.csv_table import Line, Table
 from benchmarks.routing.ladder import Ladder, candidate, in_proportion, ladder_of, log_normal
-from benchmarks.routing.table import Line, Table
 from router.candidate import Candidate
 from variants.errors import Invalid
 from variants.profile import BATCHES, Accuracy, Quantiles

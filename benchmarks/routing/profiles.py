@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.routing import data_folder, neural_compressor, profile_csv, timm
+from benchmarks.routing.csv_table import Table, read
 from benchmarks.routing.ladder import Ladder
-from benchmarks.routing.table import Table, read
 from variants.errors import Invalid
 
 

@@ -8,6 +8,7 @@ dominated, since real ladders hold such.
 import math
 from collections.abc import Sequence
 
+from benchmarks.routing.csv_table import Table
 from benchmarks.routing.ladder import (
     Ladder,
     candidate,
@@ -17,7 +18,6 @@ from benchmarks.routing.ladder import (
     pareto,
     value,
 )
-from benchmarks.routing.table import Table
 from router.candidate import Candidate
 from variants.errors import Invalid
 from variants.profile import BATCHES, Accuracy
