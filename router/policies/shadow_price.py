@@ -200,6 +200,7 @@ class _Plan:
                 options.tail_s[name],
                 name,
             ),
+            default=options.fastest,  # it is in time, but for the last digit of a difference
         )
 
     def surest(self, variant: str, level: int) -> str:

@@ -229,7 +229,7 @@ def test_arrivals_at_a_high_rate_are_forgotten_and_the_rate_stays_right() -> Non
         forecast.arrived(number / 10_000, kind, 60.0)
     counts, each = forecast.expected(5.0)
     assert counts[kind] <= 4096
-    assert counts[kind] * each == pytest.approx(10_000 * 60.0, rel=0.01)
+    assert counts[kind] * each == pytest.approx(10_000 * forecast.horizon_s, rel=0.01)
 
 
 @examples
