@@ -1,7 +1,6 @@
 """Running a cascade: the cheap variant answers, and the rows that it is unsure of go on."""
 
 import time
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +35,15 @@ async def run(
     later_s = then.idle_latency_s or 0.0
     deadline_s = queued.deadline_s - later_s if needed else queued.deadline_s
     quick = await engine.submit(
-        model, replace(queued, eligible=(cascade.first,), deadline_s=deadline_s), inputs
+        model, queued._replace(eligible=(cascade.first,), deadline_s=deadline_s), inputs
     )
     # What is not a number is not sure either.
     unsure = np.flatnonzero(~(confidence(_scores(model, quick)) >= cascade.threshold))
-    alone = replace(quick, parts=(quick,), unsure_rows=len(unsure))
+    alone = quick._replace(parts=(quick,), unsure_rows=len(unsure))
     late = time.monotonic() + later_s > queued.deadline_s
     if not len(unsure) or (late and not needed):
         return alone
-    again = replace(queued, id=engine.next_id(), eligible=(cascade.then,), rows=len(unsure))
+    again = queued._replace(id=engine.next_id(), eligible=(cascade.then,), rows=len(unsure))
     try:
         good = await engine.submit(
             model, again, {name: tensor[unsure] for name, tensor in inputs.items()}
@@ -53,8 +52,7 @@ async def run(
         if needed:
             raise
         return alone
-    return replace(
-        good,
+    return good._replace(
         outputs={name: _joined(t, unsure, good.outputs[name]) for name, t in quick.outputs.items()},
         queue_s=quick.queue_s + good.queue_s,
         run_s=quick.run_s + good.run_s,

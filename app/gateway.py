@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from app import cascade as cascades
 from app.catalog import ServedModel
@@ -27,8 +27,7 @@ LOAD_MARGIN = 2.0
 """A load is taken to last so many times what was measured: the workers are at work meanwhile."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer with what was promised and what it took."""
 
     id: str
@@ -207,8 +206,7 @@ class Gateway:
         idle_s = next(v.idle_latency_s or 0.0 for v in able if v.variant == name)
         if time.monotonic() - arrival_s + LOAD_MARGIN * load_s + idle_s > limit_s:
             return decision
-        return replace(
-            decision,
+        return decision._replace(
             outcome="admitted",
             eligible=tuple(verdict.variant for verdict in able),
             preferred=name,
@@ -321,8 +319,7 @@ def _only_blocked(verdict: Verdict) -> bool:
 
 def _spared(decision: Decision, retry_after_s: float) -> Decision:
     """Best effort is not served while others are short of time."""
-    return replace(
-        decision,
+    return decision._replace(
         outcome="overloaded",
         eligible=(),
         preferred=None,

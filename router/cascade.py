@@ -5,7 +5,6 @@ against the dearest way that it can go: both variants, one after the other.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from router.constraints import Constraints
 from router.decision import Verdict
@@ -35,8 +34,7 @@ def best(
 def promise(cascade: Cascade, verdicts: Mapping[str, Verdict]) -> Verdict:
     """What is promised: latency if both variants run, expected cost, the cascade's own accuracy."""
     first, then = verdicts[cascade.first], verdicts[cascade.then]
-    return replace(
-        first,
+    return first._replace(
         predicted_latency_s=_sum(first.predicted_latency_s, then.predicted_latency_s),
         idle_latency_s=_sum(first.idle_latency_s, then.idle_latency_s),
         cost_usd_per_million=_sum(

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -101,8 +102,7 @@ class Draining(Exception):
     """The gateway is shutting down and takes no new work."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One request's outputs, from exactly one variant.
 
     A cascade's answer is made of the `parts` that its variants gave, and `unsure_rows` of the first

@@ -117,8 +117,8 @@ def test_input_order_does_not_matter_and_decisions_repeat(constraints, candidate
     for key in ("queue", "workers"):
         shuffled[key] = random.sample(load[key], len(load[key]))
     again = admit(constraints, random.sample(candidates, len(candidates)), **shuffled)
-    assert replace(again, retry_after_s=None, verdicts=()) == replace(
-        decision, retry_after_s=None, verdicts=()
+    assert again._replace(retry_after_s=None, verdicts=()) == decision._replace(
+        retry_after_s=None, verdicts=()
     )
     assert [each.rejections for each in again.verdicts] == [
         each.rejections for each in decision.verdicts

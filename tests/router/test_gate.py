@@ -1,7 +1,5 @@
 """The gate decides as `admit` does, whatever was asked before."""
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +47,7 @@ def test_the_gate_decides_as_admission_does(
             **load,
         )
         assert overhead_s <= rounded <= 1.1001 * overhead_s
-        assert replace(found, verdicts=tuple(found.verdicts)) == plain
+        assert found._replace(verdicts=tuple(found.verdicts)) == plain
         for verdict in plain.verdicts:
             assert found.verdict(verdict.variant) == verdict
 
@@ -63,7 +61,7 @@ def test_a_description_is_worked_out_once():
         return gate.decide(
             asked,
             queue=Waiting(),
-            workers=[replace(everything, free_at_s=free_at_s)],
+            workers=[everything._replace(free_at_s=free_at_s)],
             now_s=0.0,
             rows=1,
             overhead_s=0.0,
