@@ -141,6 +141,7 @@ class Exchange:
             self._decoding.cancel()
         if self._answer is not None:
             self._answer.cancel()
+        self._forget()
         self._direct.metrics.client_closed()
         self._count(499, "none")
 
@@ -221,7 +222,7 @@ class Exchange:
         self._write(problem.status, problem.code, problem_lines(problem), content)
 
     def _write(self, status: int, code: str, lines: bytes, content: bytes) -> None:
-        self._stop_waiting()
+        self._forget()
         self.response_started = self.response_complete = True
         self._connection.write_answer(self, status, lines, content)
         self._count(status, code)
@@ -237,6 +238,11 @@ class Exchange:
         metrics = self._direct.metrics
         metrics.inflight(-1)
         metrics.http("/infer", "POST", status, code, time.monotonic() - self._arrival_s)
+
+    def _forget(self) -> None:
+        """What has come of the body is of no more use."""
+        self._stop_waiting()
+        self._pieces = []
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -120,3 +120,22 @@ def test_a_revoked_key_ends_on_an_open_connection(edge: Edge) -> None:
             client.delete(f"/v1/keys/{key.split('_')[1]}").raise_for_status()
             connection.send(sent)
             assert said(connection.answer())[0] == 401
+
+
+def gauges(edge: Edge) -> dict[str, float]:
+    with edge.gateway.client() as client:
+        lines = client.get("/metrics").text.splitlines()
+    return {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#"}
+
+
+def test_bodies_that_break_off_leave_nothing_behind(edge: Edge) -> None:
+    large = plain(edge, body(values=1 << 19))
+    before = gauges(edge)
+    for _ in range(64):  # 1.5 MiB each, of which a megabyte arrives
+        with edge.connect("valid") as connection:
+            connection.send(large[: 1 << 20])
+    edge.assert_alive()
+    after = gauges(edge)
+    assert after["gearshift_inflight_requests"] == 1  # the scrape itself
+    name = "process_resident_memory_bytes"
+    assert after[name] - before[name] < 24 << 20
