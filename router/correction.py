@@ -9,10 +9,12 @@ little about them. In between the two are joined in proportion (geometric mean).
 
 A variant that looks too slow gets no requests, and without requests nothing would ever show that
 the host has become quick again. So what nothing has confirmed for ten seconds counts half as much
-for every five seconds of that silence, and the profile comes back.
+for every five seconds of that silence. What comes back then is the profile times what the variants
+have in common: one that runs seldom, or never did, is as much slower or quicker as the others are.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from router.candidate import Candidate
@@ -34,6 +36,9 @@ HALF_LIFE_S = 5.0
 FORGOTTEN = 0.1
 """Where so few runs are left of what was seen, the profile stands as it was."""
 
+DOUBT = 16.0
+"""Runs of all variants together at which half of what they have in common is believed."""
+
 LOOK_EVERY = 16
 """Runs between two looks at the sketches, once that many were seen."""
 
@@ -45,11 +50,36 @@ DRIFT_S = 30.0
 """Drifted: for so long, the median was off the profile's by more than this factor."""
 
 
+class HostSpeed:
+    """What the variants' corrections have in common: how this host compares with the profiles'.
+
+    `log` is the mean of their logs by runs remembered, drawn towards 0 by `DOUBT` runs.
+    """
+
+    def __init__(self) -> None:
+        self.log = 0.0
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def tell(self, variant: str, log: float, runs: float) -> None:
+        """A variant's own log of measured ÷ predicted, over so many runs."""
+        self._seen[variant] = (log, runs)
+        total = sum(runs for _, runs in self._seen.values())
+        self.log = sum(log * runs for log, runs in self._seen.values()) / (total + DOUBT)
+
+
+def correcting() -> "Callable[[Candidate], Correction]":
+    """Makes the corrections of variants that share a host."""
+    host = HostSpeed()
+    return lambda prior: Correction(prior, host)
+
+
 class Correction:
     """The live candidate of one variant. Times come in as `now_s`, on one monotonic clock."""
 
-    def __init__(self, prior: Candidate) -> None:
+    def __init__(self, prior: Candidate, host: HostSpeed | None = None) -> None:
         self._prior = prior
+        self._host = HostSpeed() if host is None else host
+        self._common = 0.0
         self._batches = sorted(prior.service)
         self._all = _sketch()
         self._sketches: dict[int, Sketch] = {}
@@ -71,7 +101,7 @@ class Correction:
 
     def candidate(self, now_s: float) -> Candidate:
         """The prior with its service times as they are now."""
-        if now_s >= self._look_s:
+        if now_s >= self._look_s or abs(self._host.log - self._common) > REBUILD_AT / 2:
             self._look(now_s)
         return self._candidate
 
@@ -97,7 +127,10 @@ class Correction:
     def _look(self, now_s: float) -> None:
         """Estimate anew, and rebuild the candidate where that makes a difference."""
         held = self._all.count(now_s)
-        shared = _trust(held, TRUST[0]) * self._all.quantiles(RANKS[:1])[0]
+        own = self._all.quantiles(RANKS[:1])[0] if held > 0.0 else 0.0
+        self._host.tell(self._prior.variant, own, held if held >= FORGOTTEN else 0.0)
+        common = self._common = self._host.log
+        shared = common + _trust(held, TRUST[0]) * (own - common)
         self._ratio = math.exp(shared)
         if abs(shared) <= math.log(DRIFT_RATIO):
             self._off_since_s = math.inf
@@ -105,15 +138,20 @@ class Correction:
             self._off_since_s = min(self._off_since_s, now_s)
         if held < FORGOTTEN:
             self._look_s = math.inf
-            self._logs = dict.fromkeys(self._batches, (0.0, 0.0, 0.0))
-            self._candidate = self._prior
+            self._build(dict.fromkeys(self._batches, (common, common, common)))
             return
         self._look_s = now_s + REST_S
         logs = {batch: self._estimate(batch, shared, now_s) for batch in self._batches}
         if any(_moved(logs[batch], self._logs[batch]) for batch in logs):
-            self._logs = logs
-            service = {batch: _times(self._prior.service[batch], logs[batch]) for batch in logs}
-            self._candidate = replace(self._prior, service=service)
+            self._build(logs)
+
+    def _build(self, logs: dict[int, tuple[float, float, float]]) -> None:
+        self._logs = logs
+        if not any(any(each) for each in logs.values()):
+            self._candidate = self._prior
+            return
+        service = {batch: _times(self._prior.service[batch], logs[batch]) for batch in logs}
+        self._candidate = replace(self._prior, service=service)
 
     def _estimate(self, batch: int, shared: float, now_s: float) -> tuple[float, float, float]:
         """Log of (p50, p95, p99) now ÷ that of the profile."""

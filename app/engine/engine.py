@@ -30,7 +30,7 @@ from app.engine.worker import (
 )
 from app.metrics import Metrics
 from router.candidate import Candidate
-from router.correction import Correction
+from router.correction import Correction, correcting
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
 from router.forecast import Forecast
@@ -168,6 +168,7 @@ class _ModelState:
         self.forecast = Forecast()
         self.variants: dict[str, ServedVariant] = {}
         self.corrections: dict[str, Correction] = {}
+        self._correct = correcting()
         self._candidates: dict[str, Candidate] = {}
         self._outlooks: dict[frozenset[str], Outlook] = {}
         self._names: dict[frozenset[str], frozenset[str]] = {}
@@ -181,7 +182,7 @@ class _ModelState:
         name = served.manifest.variant
         if name not in self.variants:
             self.variants[name] = served
-            self.corrections[name] = Correction(served.candidate)
+            self.corrections[name] = self._correct(served.candidate)
             self._names.clear()
             self._keys.clear()
 

@@ -8,7 +8,7 @@ from benchmarks.live.ladder import Served
 from benchmarks.live.play import WORKERS, Played
 from benchmarks.routing.ladder import value
 from router import policies
-from router.correction import Correction
+from router.correction import correcting
 from router.simulate import Arrival, simulate
 
 FEWEST = 20
@@ -28,7 +28,7 @@ def replayed(served: Served, live: Played, runs: Sequence[Played], *, seed: int)
         max_batch=served.spec.max_batch,
         overhead_s=live.overhead_s,
         admission=True,
-        correction=Correction,
+        correction=correcting(),
     )
     accuracy = {each.variant: value(each) for each in served.ladder.candidates}
     kept = [o for o in run.outcomes if o.status == "answered" and o.variant is not None]

@@ -9,7 +9,7 @@ from benchmarks.routing.baselines import Setting
 from benchmarks.routing.ladder import Ladder
 from router.candidate import Candidate
 from router.constraints import Constraints
-from router.correction import Correction
+from router.correction import correcting
 from router.judge import rejections
 from router.simulate import Arrival, simulate
 
@@ -52,7 +52,7 @@ def play(
         max_batch=rules.max_batch,
         early_drop=rules.early_drop,
         edf=rules.edf,
-        correction=Correction if rules.correction else None,
+        correction=correcting() if rules.correction else None,
         drift=None if rules.drift == 1 else lambda now_s: rules.drift if now_s > middle_s else 1.0,
     )
     return metrics.scores(run, arrivals, setting.ladder)

@@ -2,12 +2,13 @@
 
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from router.candidate import Candidate
-from router.correction import BOUNDS, DRIFT_S, REST_S, Correction
+from router.correction import BOUNDS, DRIFT_S, REST_S, Correction, correcting
 from router.sketch import Sketch
 from variants.profile import Quantiles
 
@@ -178,3 +179,18 @@ def test_a_sketch_forgets_in_constant_memory_and_keeps_the_tail() -> None:
     assert np.allclose(sketch.quantiles((0.5, 0.95)), last, atol=0.35)
     sketch.add(50.0, 80.0)
     assert sketch.quantiles((0.5,))[0] == pytest.approx(50, abs=3)
+
+
+def test_a_variant_that_seldom_runs_is_as_slow_as_the_others_show() -> None:
+    make = correcting()
+    busy, idle = make(PRIOR), make(replace(PRIOR, variant="b"))
+    for step in range(200):
+        busy.observe(1, 0.03, NOW + step * 0.03)
+    now_s = NOW + 6.0
+    assert busy.candidate(now_s).service[1].p50 == pytest.approx(0.03, rel=0.2)
+    assert idle.candidate(now_s).service[1].p50 == pytest.approx(0.03, rel=0.35)
+    alone = Correction(replace(PRIOR, variant="b"))
+    assert alone.candidate(now_s) is not idle.candidate(now_s)
+    for step in range(400):  # the host is as it was when it was profiled
+        busy.observe(1, 0.01, now_s + step * 0.01)
+    assert idle.candidate(now_s + 4.0).service[1].p50 == pytest.approx(0.01, rel=0.25)
