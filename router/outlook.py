@@ -65,8 +65,8 @@ class Outlook:
         self._utilities: dict[Objective, Mapping[str, float]] = {}
         self._paying: dict[tuple[str, int], tuple[int, ...]] = {}
         self._runs: dict[tuple[str, int], Quantiles] = {}
-        self.last_level = 0
-        """Where the last search for a price ended: where the next one begins."""
+        self.last_level = self.last_tight = 0
+        """Where the last searches for a price ended: where the next ones begin."""
 
     def options(self, kind: Kind) -> Options | None:
         """What such a request can expect here; None where no variant of it is loaded."""

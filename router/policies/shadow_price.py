@@ -15,7 +15,7 @@ queue until they are hopeless. `router/gears.py` tells what a price means and wh
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import accumulate
 from operator import add, le
@@ -55,7 +55,8 @@ def choose(view: View) -> Choice:
         if not plan.fits(top):
             view = view.only(plan.saved(top))
             plan = _Plan(view, gears_of)
-        level = bisect_left(range(level + 1, top), True, key=plan.fits) + level + 1
+        level = _least(level + 1, top, outlook.last_tight, plan.fits)
+        outlook.last_tight = level
     variant = plan.surest(plan.head_variant(level), level)
     return Choice(variant=variant, requests=plan.batch(variant, level))
 
@@ -95,16 +96,34 @@ def _fair_level(view: View, gears_of: Mapping[Kind, Gears]) -> int:
         return total_s <= time_s
 
     outlook = view.outlook
-    level = outlook.last_level
-    if fits(level):
-        while level and fits(level - 1):
-            level -= 1
-    else:
-        level += 1
-        while not fits(level):
-            level += 1
+    level = _least(0, len(outlook.prices) - 1, outlook.last_level, fits)
     outlook.last_level = level
     return max(0, level - 1)
+
+
+def _least(low: int, high: int, hint: int, fits: Callable[[int], bool]) -> int:
+    """The least level from `low` to `high` that fits; `high` does, and what is above one that does.
+
+    Looks near `hint` first, in steps that double, so that a good one saves most of the questions.
+    """
+    at, step = min(max(hint, low), high), 1
+    if at == high or fits(at):
+        high = at
+        while high > low:
+            at = max(low, high - step)
+            if not fits(at):
+                low = at + 1
+                break
+            high, step = at, 2 * step
+    else:
+        low = at + 1
+        while low < high:
+            at = min(high, low + step - 1)
+            if at == high or fits(at):
+                high = at
+                break
+            low, step = at + 1, 2 * step
+    return low + bisect_left(range(low, high), True, key=fits)
 
 
 def _fleet(view: View) -> tuple[int, float]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from router.dispatch import dispatch
 from router.fleet import Queued, queue_order
 from router.outlook import Outlook
-from router.policies import find, names
+from router.policies import find, names, shadow_price
 from router.waiting import Waiting
 from tests.router import cases
 
@@ -193,3 +193,16 @@ def test_every_queue_that_can_be_served_is_served(name, queue):
         service_s = {"tiny": 0.002, "int8": 0.010, "fp32": 0.040}[found.choice.variant]
         now_s += service_s * len(found.choice.requests)
         left = [request for request in left if request.id not in found.choice.requests]
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(-5, 60), st.integers(0, 60))
+def test_the_least_level_that_fits_is_found_wherever_the_search_begins(low, span, hint, first):
+    high = low + span
+    asked = []
+
+    def fits(level):
+        asked.append(level)
+        return level >= min(first, high)
+
+    assert shadow_price._least(low, high, hint, fits) == max(low, min(first, high))
+    assert all(low <= level < high for level in asked)
