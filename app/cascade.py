@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import ServedModel
-from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull, Shed
+from app.engine.batch import Answer
+from app.engine.engine import Engine
+from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import RunFailed, WorkerLost
 from router.cascade import stands_alone
 from router.decision import Verdict

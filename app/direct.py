@@ -15,7 +15,7 @@ import structlog
 
 from app import body, images, texts
 from app.decisions import DecisionRecord
-from app.engine.engine import Answer
+from app.engine.batch import Answer
 from app.errors import BodyTimeout, Problem, problem_for
 from app.http_edge import MAX_HEADERS, RequestIds, problem_lines
 from app.inference import Call, Head, Inference

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from app.engine.engine import DeadlinePassed, Draining, QueueFull, Shed
+from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from router.decision import Decision, Verdict
 from variants.errors import ArtifactRejected, Conflict, Invalid, NotFound, StorageFull

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from app import cascade as cascades
 from app.catalog import ServedModel
 from app.decisions import DecisionRecord, Decisions
-from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull, Shed
+from app.engine.batch import Answer
+from app.engine.engine import Engine
+from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import RunFailed, WorkerLost
 from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics

@@ -6,7 +6,8 @@ What has arrived and waits is counted by the engine; this is what arrives.
 import contextlib
 from collections.abc import Iterator
 
-from app.engine.engine import BODY_RATIO, SCARCE_RATIO, QueueFull
+from app.engine.engine import BODY_RATIO, SCARCE_RATIO
+from app.engine.refusals import QueueFull
 
 SMALL_BYTES = 1 << 16
 """Bodies up to this size are not counted: the number of connections bounds them."""

@@ -1,6 +1,9 @@
 """Queues and worker processes: requests wait here, models run there.
 
-- `engine.py`          per-model queues, late binding, leases, supervision
+- `engine.py`          late binding over the lanes, leases, supervision
+- `lane.py`            one model's queue, and what is known of its variants
+- `batch.py`           requests that run together, and how outputs become their answers
+- `refusals.py`        why a request gets no answer
 - `slot.py`            one place for a worker: starts it, loads what is wanted, replaces it
 - `worker.py`          the `Worker` protocol and the local process behind it
 - `worker_process.py`  the child: holds sessions, runs one batch at a time
@@ -9,5 +12,5 @@
 - `residency.py`       what should be open on which worker, within a budget of memory
 - `frames.py`          what travels between them: a JSON header and raw tensor bytes
 - `leases.py`          how many admitted requests may still use a variant
-- `correction.py`      service times corrected by what workers really take
+- `overhead.py`        what the gateway itself adds to a request
 """

@@ -4,20 +4,20 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
-import numpy as np
 import structlog
 
 from app.catalog import Catalog, ServedModel, ServedVariant
-from app.engine.frames import MAX_PAYLOAD_BYTES
+from app.engine.batch import Answer, Batch, Entry, check_outputs, fail, share, stack
+from app.engine.lane import Gated, Lane
 from app.engine.leases import Leases
 from app.engine.limits import OPEN_FILES, Limits
 from app.engine.overhead import Overhead
 from app.engine.process import Process
+from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.residency import Offer, Residency
 from app.engine.slot import Slot
 from app.engine.worker import (
@@ -25,25 +25,20 @@ from app.engine.worker import (
     Loading,
     LocalWorker,
     RunFailed,
-    RunResult,
     WorkerLost,
 )
 from app.metrics import Metrics
 from router.candidate import Candidate
-from router.correction import Correction, correcting
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView
-from router.forecast import Forecast
 from router.gate import Gate
-from router.kind import Kind
-from router.outlook import Outlook
 from router.policies import Policy
 from router.residency import Item
 from router.sharing import Shares
 from router.waiting import Waiting
 from variants.manifest import Manifest
 from variants.profile import Profile
-from variants.runtimes import Tensor, Tensors
+from variants.runtimes import Tensors
 from variants.spec import ModelSpec
 from variants.store import Store
 
@@ -53,7 +48,6 @@ QUARANTINE_BREAKS = 3
 QUARANTINE_WINDOW_S = 300.0
 QUARANTINED = f"quarantined: it broke its worker {QUARANTINE_BREAKS} times; activate it to retry"
 HANG_FACTOR = 20.0
-REMEMBERED_SETS = 64
 GATE_S = 0.0005
 """Corrections of service times may be seen so late: within a turn of the loop they are not."""
 
@@ -76,168 +70,6 @@ BLAMED = frozenset({"hang", "garbage", "oom"})
 
 RETRIED = frozenset({"crash", "exit"})
 """Causes after which a batch is run once more, unless the variant may have brought it about."""
-
-
-class DeadlinePassed(Exception):
-    """The work could no longer make its deadline and was dropped before it ran."""
-
-
-class QueueFull(Exception):
-    """The queues hold as many bytes as they may, or too many for a body of this size."""
-
-    def __init__(self, retry_after_s: float = 1.0) -> None:
-        super().__init__("too many bytes wait already")
-        self.retry_after_s = retry_after_s
-
-
-class Shed(Exception):
-    """The queue was full, and a more urgent request took this one's place."""
-
-    def __init__(self, retry_after_s: float = 1.0) -> None:
-        super().__init__("a more urgent request took this one's place in the full queue")
-        self.retry_after_s = retry_after_s
-
-
-class Draining(Exception):
-    """The gateway is shutting down and takes no new work."""
-
-
-class Answer(NamedTuple):
-    """One request's outputs, from exactly one variant.
-
-    A cascade's answer is made of the `parts` that its variants gave, and `unsure_rows` of the first
-    one's were below the threshold; `variant` is then the last that was asked.
-    """
-
-    variant: ServedVariant
-    outputs: Mapping[str, Tensor]
-    queue_s: float
-    run_s: float
-    batch_rows: int
-    parts: "tuple[Answer, ...]" = ()
-    unsure_rows: int = 0
-
-
-@dataclass(kw_only=True, slots=True)
-class _Entry:
-    """A queued request with its tensors and the future that its caller awaits.
-
-    `since_s` is when it was queued: later than its arrival by what decoding took.
-    """
-
-    queued: Queued
-    inputs: Tensors
-    size_bytes: int
-    keys: tuple[str, ...]
-    future: "asyncio.Future[Answer]"
-    since_s: float
-    retried: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Batch:
-    """What one run consists of."""
-
-    spec: ModelSpec
-    served: ServedVariant
-    correction: Correction
-    entries: Sequence[_Entry]
-    rows: int
-    expected_s: float
-
-
-@dataclass(kw_only=True, slots=True)
-class _Gated:
-    """A gate with what it was made from, and until when nobody need look whether that changed."""
-
-    gate: Gate
-    model: ServedModel
-    expected: frozenset[str]
-    quarantine: frozenset[str]
-    seen: Sequence[Candidate]
-    until_s: float
-
-
-class _ModelState:
-    """One model's queue and the live candidates of its variants, draining ones included."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-        self.entries: dict[int, _Entry] = {}
-        self.waiting = Waiting()
-        self.forecast = Forecast()
-        self.variants: dict[str, ServedVariant] = {}
-        self.corrections: dict[str, Correction] = {}
-        self._correct = correcting()
-        self._candidates: dict[str, Candidate] = {}
-        self._outlooks: dict[frozenset[str], Outlook] = {}
-        self._names: dict[frozenset[str], frozenset[str]] = {}
-        self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self.gate: _Gated | None = None
-        row_bytes = sum(t.elements * np.dtype(t.dtype).itemsize for t in spec.inputs)
-        self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
-
-    def add(self, served: ServedVariant) -> None:
-        """Hold a variant that workers have loaded or will load."""
-        name = served.manifest.variant
-        if name not in self.variants:
-            self.variants[name] = served
-            self.corrections[name] = self._correct(served.candidate)
-            self._names.clear()
-            self._keys.clear()
-
-    def names(self, keys: frozenset[str]) -> frozenset[str]:
-        """The variants among these keys, by name."""
-        found = self._names.get(keys)
-        if found is None:
-            if len(self._names) >= REMEMBERED_SETS:
-                self._names.clear()
-            found = frozenset(name for name, v in self.variants.items() if v.key in keys)
-            self._names[keys] = found
-        return found
-
-    def keys(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The keys of these variants."""
-        found = self._keys.get(names)
-        if found is None:
-            if len(self._keys) >= REMEMBERED_SETS:
-                self._keys.clear()
-            found = self._keys[names] = tuple([self.variants[name].key for name in names])
-        return found
-
-    def remove(self, variant: str) -> None:
-        """Forget a variant that nobody may use any more."""
-        del self.variants[variant], self.corrections[variant]
-        self._names.clear()
-        self._keys.clear()
-
-    def hold(self, entry: _Entry) -> Kind:
-        """Let a request wait."""
-        self.entries[entry.queued.id] = entry
-        return self.waiting.add(entry.queued)
-
-    def take(self, id: int) -> _Entry:
-        """The request no longer waits."""
-        self.waiting.remove(id)
-        return self.entries.pop(id)
-
-    def outlook(self, loaded: frozenset[str], quarantine: Set[str], now_s: float) -> Outlook:
-        """What can be expected of a worker that has these variants, by what is known now."""
-        candidates = {
-            name: correction.candidate(now_s)
-            for name, correction in self.corrections.items()
-            if self.variants[name].key not in quarantine
-        }
-        was = self._candidates
-        if len(candidates) != len(was) or any(
-            was.get(name) is not one for name, one in candidates.items()
-        ):
-            self._candidates = candidates
-            self._outlooks.clear()
-        found = self._outlooks.get(loaded)
-        if found is None:
-            found = self._outlooks[loaded] = Outlook(self._candidates, loaded)
-        return found
 
 
 class Engine:
@@ -263,7 +95,7 @@ class Engine:
         self._hang_s = hang_s
         self._max_queue_bytes = max_queue_bytes
         self._queue_bytes = 0
-        self._models: dict[str, _ModelState] = {}
+        self._models: dict[str, Lane] = {}
         self._loadings: dict[str, Loading] = {}
         self._leases = Leases()
         self._shares = Shares()
@@ -326,7 +158,7 @@ class Engine:
         """Refuse new work, and give up what waits and has not begun."""
         self._draining = self._closed = True
         for entry in self._entries():
-            _fail(entry, Draining())
+            fail(entry, Draining())
 
     async def stop(self) -> None:
         """End the workers. The server has let what was admitted finish before."""
@@ -393,7 +225,7 @@ class Engine:
             or was.quarantine != self._quarantine
             or any(one is not before for one, before in zip(seen, was.seen, strict=True))
         ):
-            was = state.gate = _Gated(
+            was = state.gate = Gated(
                 gate=Gate(self.candidates(model), model.record.reference),
                 model=model,
                 expected=expected,
@@ -434,7 +266,7 @@ class Engine:
             raise QueueFull(self.backlog_s())
         loop = asyncio.get_running_loop()
         state = self._models[model.spec.name]
-        entry = _Entry(
+        entry = Entry(
             queued=queued,
             inputs=inputs,
             size_bytes=size_bytes,
@@ -455,7 +287,7 @@ class Engine:
             loop.call_soon(self._pump)
         return entry.future
 
-    def _settled(self, state: _ModelState, entry: _Entry, future: "asyncio.Future[Answer]") -> None:
+    def _settled(self, state: Lane, entry: Entry, future: "asyncio.Future[Answer]") -> None:
         """The request is answered, given up or cancelled."""
         self._queue_bytes -= entry.size_bytes
         self._leases.release(entry.keys)
@@ -497,7 +329,7 @@ class Engine:
         state = self._models[model]
         if not state.waiting or (last := state.waiting.requests[-1]).urgency <= urgency:
             return False
-        _fail(state.take(last.id), Shed(self.backlog_s()))
+        fail(state.take(last.id), Shed(self.backlog_s()))
         return True
 
     def lease(self, model: ServedModel, names: Iterable[str]) -> Callable[[], None]:
@@ -584,7 +416,7 @@ class Engine:
 
     def publish(self, model: ServedModel) -> None:
         """Route by this snapshot of a model from now on. Variants never loaded are left out."""
-        state = self._models.setdefault(model.spec.name, _ModelState(model.spec))
+        state = self._models.setdefault(model.spec.name, Lane(model.spec))
         held = {name: v for name, v in model.variants.items() if v.key in self._loadings}
         for served in held.values():
             state.add(served)
@@ -679,22 +511,22 @@ class Engine:
                 forecast=state.forecast,
             )
             for id in outcome.drop:
-                _fail(state.take(id), DeadlinePassed())
+                fail(state.take(id), DeadlinePassed())
             if outcome.choice is not None:
                 entries = [state.take(id) for id in outcome.choice.requests]
                 self._launch(slot, state, outcome.choice.variant, entries)
                 return
 
-    def _in_turn(self) -> list[_ModelState]:
+    def _in_turn(self) -> list[Lane]:
         """The models that wait, in the order in which a free worker should try them."""
         waiting = [state for state in self._models.values() if state.entries]
         if len(waiting) < 2:
             return waiting
         able = self._competing()
-        order = self._shares.order({name: _head(state) for name, state in able.items()})
+        order = self._shares.order({name: state.head for name, state in able.items()})
         return [*map(able.__getitem__, order), *(s for s in waiting if s.spec.name not in able)]
 
-    def _competing(self) -> dict[str, _ModelState]:
+    def _competing(self) -> dict[str, Lane]:
         """The models with waiting requests that some worker could run, by name.
 
         Who only waits for a variant to be opened saves up no share meanwhile.
@@ -709,16 +541,14 @@ class Engine:
             )
         }
 
-    def _fair_rows(self, state: _ModelState) -> int:
+    def _fair_rows(self, state: Lane) -> int:
         """So many rows that every idle worker gets some of what waits."""
         idle = sum(slot.idle for slot in self.slots)
         if idle <= 1:
             return state.max_batch
         return -(-sum(request.rows for request in state.waiting) // idle)
 
-    def _launch(
-        self, slot: Slot, state: _ModelState, variant: str, entries: Sequence[_Entry]
-    ) -> None:
+    def _launch(self, slot: Slot, state: Lane, variant: str, entries: Sequence[Entry]) -> None:
         assert slot.worker is not None
         served, correction = state.variants[variant], state.corrections[variant]
         rows = sum(entry.queued.rows for entry in entries)
@@ -728,7 +558,7 @@ class Engine:
         slot.begin(served.key, expected_s)
         others = self._competing() if len(self._models) > 1 else ()
         self._shares.begin(state.spec.name, expected_s, others)
-        batch = _Batch(
+        batch = Batch(
             spec=state.spec,
             served=served,
             correction=correction,
@@ -741,22 +571,22 @@ class Engine:
         self._batches.add(task)
         task.add_done_callback(self._batches.discard)
 
-    async def _run(self, slot: Slot, worker: LocalWorker, batch: _Batch, limit_s: float) -> None:
+    async def _run(self, slot: Slot, worker: LocalWorker, batch: Batch, limit_s: float) -> None:
         begun = time.monotonic()
         watchdog = asyncio.get_running_loop().call_later(limit_s, worker.kill, "hang")
         try:
-            result = await worker.run(batch.served.key, _stack(batch.entries))
+            result = await worker.run(batch.served.key, stack(batch.entries))
             self._handover.observe(max(0.0, time.monotonic() - begun - result.run_s))
-            _check_outputs(batch, worker, result)
+            check_outputs(batch, worker, result)
             ratio = batch.correction.observe(batch.rows, result.run_s, time.monotonic())
             self._metrics.batch(
                 batch.served.manifest, rows=batch.rows, run_s=result.run_s, ratio=ratio
             )
-            _share(batch, result, begun)
+            share(batch, result, begun)
         except Exception as error:  # nobody may be left waiting, whatever it is
             for entry in batch.entries:
                 if not self._retry(entry, batch, worker, error):
-                    _fail(entry, error)
+                    fail(entry, error)
         finally:
             watchdog.cancel()
             self._shares.correct(batch.spec.name, time.monotonic() - begun - batch.expected_s)
@@ -764,7 +594,7 @@ class Engine:
                 slot.release()
                 self._pump()
 
-    def _retry(self, entry: _Entry, batch: _Batch, worker: LocalWorker, error: Exception) -> bool:
+    def _retry(self, entry: Entry, batch: Batch, worker: LocalWorker, error: Exception) -> bool:
         """Queue a request once more whose worker was killed from outside.
 
         Asking twice does no harm. What may itself have broken the worker is not given another.
@@ -780,7 +610,7 @@ class Engine:
         self._metrics.retried(batch.served.manifest)
         return True
 
-    def _expire_by(self, entry: _Entry) -> None:
+    def _expire_by(self, entry: Entry) -> None:
         """Look at the queues then: while no worker is free, nobody else would give work up."""
         if entry.queued.drop_late and entry.queued.deadline_s < self._expiry_s:
             self._expire_at(entry.queued.deadline_s)
@@ -800,7 +630,7 @@ class Engine:
                 if not entry.queued.drop_late:
                     continue
                 if entry.queued.deadline_s <= now:
-                    _fail(state.take(entry.queued.id), DeadlinePassed())
+                    fail(state.take(entry.queued.id), DeadlinePassed())
                 else:
                     next_s = min(next_s, entry.queued.deadline_s)
         self._expiry, self._expiry_s = None, math.inf
@@ -822,7 +652,7 @@ class Engine:
                 elif slot.worker.open_files() > FILES_RATIO * OPEN_FILES:
                     slot.recycle("files")
 
-    def _view(self, slot: Slot, state: _ModelState, keys: frozenset[str]) -> WorkerView:
+    def _view(self, slot: Slot, state: Lane, keys: frozenset[str]) -> WorkerView:
         free_at_s = slot.free_at_s(time.monotonic())
         return WorkerView(id=slot.id, free_at_s=free_at_s, loaded=state.names(keys))
 
@@ -857,7 +687,7 @@ class Engine:
         self._changed.set()
         for entry in self._entries():
             if self._quarantine.issuperset(entry.keys):
-                _fail(entry, RunFailed("every variant that it may use is quarantined"))
+                fail(entry, RunFailed("every variant that it may use is quarantined"))
 
     def _expected(self) -> frozenset[str]:
         return frozenset().union(*(slot.expected for slot in self.slots))
@@ -868,14 +698,8 @@ class Engine:
     def _serves(self, slot: Slot, model: ServedModel) -> bool:
         return not model.variants or any(v.key in slot.loaded for v in model.variants.values())
 
-    def _entries(self) -> list[_Entry]:
+    def _entries(self) -> list[Entry]:
         return [entry for state in self._models.values() for entry in state.entries.values()]
-
-
-def _head(state: _ModelState) -> tuple[int, float]:
-    """Urgency and deadline of the request that should go first."""
-    first = state.waiting.requests[0]
-    return first.urgency, first.deadline_s
 
 
 def _item(model: str, served: ServedVariant) -> Item:
@@ -887,47 +711,3 @@ def _item(model: str, served: ServedVariant) -> Item:
 def _speed(served: ServedVariant) -> float:
     service = served.candidate.service
     return service[1].p50 if 1 in service else float("inf")
-
-
-def _stack(entries: Sequence[_Entry]) -> Tensors:
-    """The entries' rows as one batch."""
-    if len(entries) == 1:
-        return entries[0].inputs
-    names = entries[0].inputs
-    return {name: np.concatenate([entry.inputs[name] for entry in entries]) for name in names}
-
-
-def _check_outputs(batch: _Batch, worker: LocalWorker, result: RunResult) -> None:
-    """Replace a worker whose outputs are not what the model promises. Raises `RunFailed`."""
-    for output in batch.spec.outputs:
-        shape = (batch.rows, *output.shape)
-        found = result.outputs.get(output.name)
-        if found is None or found.shape != shape or found.dtype != output.dtype:
-            seen = "missing" if found is None else f"{found.dtype.name}{list(found.shape)}"
-            worker.kill("garbage")
-            raise RunFailed(
-                f"output {output.name!r} is {seen}; the model promises {output.dtype}{list(shape)}"
-            )
-
-
-def _share(batch: _Batch, result: RunResult, begun_s: float) -> None:
-    """Hand every entry its rows of the batch's outputs."""
-    start = 0
-    for entry in batch.entries:
-        stop = start + entry.queued.rows
-        if not entry.future.done():
-            entry.future.set_result(
-                Answer(
-                    variant=batch.served,
-                    outputs={name: t[start:stop] for name, t in result.outputs.items()},
-                    queue_s=begun_s - entry.since_s,
-                    run_s=result.run_s,
-                    batch_rows=batch.rows,
-                )
-            )
-        start = stop
-
-
-def _fail(entry: _Entry, error: Exception) -> None:
-    if not entry.future.done():
-        entry.future.set_exception(error)

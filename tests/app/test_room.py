@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.engine import QueueFull
+from app.engine.refusals import QueueFull
 from app.room import SMALL_BYTES, Room
 
 LIMIT = 100 * SMALL_BYTES

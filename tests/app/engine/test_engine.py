@@ -11,7 +11,9 @@ import pytest
 
 from app import catalog
 from app.catalog import ServedModel, ServedVariant
-from app.engine.engine import Answer, DeadlinePassed, Draining, Engine, QueueFull
+from app.engine.batch import Answer
+from app.engine.engine import Engine
+from app.engine.refusals import DeadlinePassed, Draining, QueueFull
 from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from app.metrics import Metrics
 from router import policies

@@ -1,0 +1,120 @@
+"""One model's queue, and what is known of its variants at this moment."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.catalog import ServedModel, ServedVariant
+from app.engine.batch import Entry
+from app.engine.frames import MAX_PAYLOAD_BYTES
+from router.candidate import Candidate
+from router.correction import Correction, correcting
+from router.forecast import Forecast
+from router.gate import Gate
+from router.kind import Kind
+from router.outlook import Outlook
+from router.waiting import Waiting
+from variants.spec import ModelSpec
+
+REMEMBERED_SETS = 64
+
+
+@dataclass(kw_only=True, slots=True)
+class Gated:
+    """A gate with what it was made from, and until when nobody need look whether that changed."""
+
+    gate: Gate
+    model: ServedModel
+    expected: frozenset[str]
+    quarantine: frozenset[str]
+    seen: Sequence[Candidate]
+    until_s: float
+
+
+class Lane:
+    """One model's queue and the live candidates of its variants, draining ones included."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.entries: dict[int, Entry] = {}
+        self.waiting = Waiting()
+        self.forecast = Forecast()
+        self.variants: dict[str, ServedVariant] = {}
+        self.corrections: dict[str, Correction] = {}
+        self._correct = correcting()
+        self._candidates: dict[str, Candidate] = {}
+        self._outlooks: dict[frozenset[str], Outlook] = {}
+        self._names: dict[frozenset[str], frozenset[str]] = {}
+        self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.gate: Gated | None = None
+        row_bytes = sum(t.elements * np.dtype(t.dtype).itemsize for t in spec.inputs)
+        self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
+
+    def add(self, served: ServedVariant) -> None:
+        """Hold a variant that workers have loaded or will load."""
+        name = served.manifest.variant
+        if name not in self.variants:
+            self.variants[name] = served
+            self.corrections[name] = self._correct(served.candidate)
+            self._names.clear()
+            self._keys.clear()
+
+    def names(self, keys: frozenset[str]) -> frozenset[str]:
+        """The variants among these keys, by name."""
+        found = self._names.get(keys)
+        if found is None:
+            if len(self._names) >= REMEMBERED_SETS:
+                self._names.clear()
+            found = frozenset(name for name, v in self.variants.items() if v.key in keys)
+            self._names[keys] = found
+        return found
+
+    def keys(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The keys of these variants."""
+        found = self._keys.get(names)
+        if found is None:
+            if len(self._keys) >= REMEMBERED_SETS:
+                self._keys.clear()
+            found = self._keys[names] = tuple([self.variants[name].key for name in names])
+        return found
+
+    def remove(self, variant: str) -> None:
+        """Forget a variant that nobody may use any more."""
+        del self.variants[variant], self.corrections[variant]
+        self._names.clear()
+        self._keys.clear()
+
+    def hold(self, entry: Entry) -> Kind:
+        """Let a request wait."""
+        self.entries[entry.queued.id] = entry
+        return self.waiting.add(entry.queued)
+
+    def take(self, id: int) -> Entry:
+        """The request no longer waits."""
+        self.waiting.remove(id)
+        return self.entries.pop(id)
+
+    def outlook(self, loaded: frozenset[str], quarantine: Set[str], now_s: float) -> Outlook:
+        """What can be expected of a worker that has these variants, by what is known now."""
+        candidates = {
+            name: correction.candidate(now_s)
+            for name, correction in self.corrections.items()
+            if self.variants[name].key not in quarantine
+        }
+        was = self._candidates
+        if len(candidates) != len(was) or any(
+            was.get(name) is not one for name, one in candidates.items()
+        ):
+            self._candidates = candidates
+            self._outlooks.clear()
+        found = self._outlooks.get(loaded)
+        if found is None:
+            found = self._outlooks[loaded] = Outlook(self._candidates, loaded)
+        return found
+
+    @property
+    def head(self) -> tuple[int, float]:
+        """Urgency and deadline of the request that should go first."""
+        first = self.waiting.requests[0]
+        return first.urgency, first.deadline_s
