@@ -226,7 +226,7 @@ def test_estimates_and_the_shown_drift_follow_what_runs_take(tmp_path: Path) -> 
         # The fake runtime sleeps a millisecond, and no sleep is exact: always a little longer.
         ratio = {m.variant: ratio for m, ratio, _ in world.engine.drift()}
         assert ratio["a"] > 1.0
-        assert ratio["slow"] == 1.0
+        assert 1.0 <= ratio["slow"] <= ratio["a"]  # it did not run, but is on the same host
         assert found.service[1].p50 / profiled == pytest.approx(ratio["a"], rel=0.25)
         assert not any(drifted for _, _, drifted in world.engine.drift())
 
