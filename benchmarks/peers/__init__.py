@@ -28,14 +28,22 @@ def table(result: dict[str, Any]) -> str:
             row["payload"],
             str(row["concurrency"]),
             f"{row['requests_per_s']:,.0f}",
-            f"{row['ratio_to_inline']:.2f}×",
+            f"{row['ratio_to_inline']:.2f}× ({min(row['ratios']):.2f}–{max(row['ratios']):.2f})",
             f"{row['p50_ms']:.2f}",
             f"{row['p99_ms']:.2f}",
             f"{row['cpu_us_per_request']:,.0f}",
         ]
         for row in result["rows"]
     ]
-    head = ["server", "payload", "connections", "requests/s", "to inline", "p50 ms", "p99 ms"]
+    head = [
+        "server",
+        "payload",
+        "connections",
+        "requests/s",
+        "to inline (pairs)",
+        "p50 ms",
+        "p99 ms",
+    ]
     text = tables.markdown([*head, "CPU µs a request"], rows)
     own = result["overhead"]
     text += (
