@@ -210,6 +210,7 @@ class _Plan:
         options, price = view.head, view.outlook.prices[level]
         if price == math.inf:
             return options.fastest
+        price /= weight(options.kind.urgency)
         utility = view.outlook.utility(options.kind.objective)
         left_s = self._left_s
         return min(
