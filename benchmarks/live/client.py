@@ -54,9 +54,10 @@ class _Connection(asyncio.Protocol):
         del self._buffer[:end]
         self._head_end = -1
         answer, self.answer = self.answer, None
+        if answer is None:  # such as the 408 of a connection that was never used
+            return
         self._free.append(self)
-        if answer is not None and not answer.done():
-            answer.set_result((self._status, self._headers, body))
+        answer.set_result((self._status, self._headers, body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self in self._free:

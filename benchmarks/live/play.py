@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ class Answered:
     latency_s: float
     queue_s: float | None
     run_s: float | None
+    total_s: float | None
     batch_rows: int
     sent_late_s: float
 
@@ -72,13 +72,13 @@ class Played:
         }
 
     @property
-    def overhead_s(self) -> float:
-        """Median time that was neither waiting nor running, as the caller saw it."""
-        return median(
-            each.latency_s - each.queue_s - each.run_s
+    def overheads_s(self) -> list[tuple[float, float]]:
+        """What was neither waiting nor running: the gateway's own seconds, and those outside it."""
+        return [
+            (each.total_s - each.queue_s - each.run_s, each.latency_s - each.total_s)
             for each in self.answers
-            if each.queue_s is not None and each.run_s is not None
-        )
+            if each.total_s is not None and each.queue_s is not None and each.run_s is not None
+        ]
 
 
 def play(served: Served, policy: str, arrivals: Sequence[Arrival], *, seed: int) -> Played:
@@ -150,7 +150,7 @@ def _answers(
     for arrival, row, reply, timing in zip(arrivals, rows, replies, runs, strict=True):
         ok = reply.status == 200
         limit_s = arrival.constraints.max_latency_s
-        variant = reply.headers.get("infer-variant", "").strip('"') if ok else None
+        variant = _variant(reply) if ok else None
         found.append(
             Answered(
                 arrival=arrival,
@@ -161,11 +161,16 @@ def _answers(
                 latency_s=reply.latency_s,
                 queue_s=timing.get("queue"),
                 run_s=timing.get("run"),
+                total_s=timing.get("total"),
                 batch_rows=arrival.rows * together[variant, timing.get("run")] if ok else 0,
                 sent_late_s=reply.sent_late_s,
             )
         )
     return tuple(found)
+
+
+def _variant(reply: Reply) -> str:
+    return reply.headers.get("infer-variant", "").strip('"')
 
 
 def _ok(
