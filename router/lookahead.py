@@ -23,7 +23,7 @@ def ranked(view: View) -> list[str]:
     head, options, due_s = view.queue[0], view.head, view.due_s[0]
     ready_s = view.now_s + view.overhead_s
     if due_s == math.inf and head.deadline_s != math.inf:
-        return [options.fastest]
+        return [options.quickest]
     in_time = (name for name, tail_s in options.tail_s.items() if ready_s + tail_s <= due_s)
     keys = (
         preference(head.objective, view.candidates[name], options.tail_s[name]) for name in in_time

@@ -1,7 +1,8 @@
 """What requests can expect of a worker, worked out once for all that are alike.
 
 An `Outlook` belongs to one state of the candidates and one set of loaded variants; when either
-changes, another one is made. Everything in it is computed when first asked for.
+changes, another one is made. Everything in it is computed when first asked for. Beside the run
+itself, each takes a worker `handover_s` for its data to come and go.
 """
 
 import math
@@ -26,11 +27,12 @@ class Options:
 
     `typical_s` (median) and `tail_s` (at the kind's percentile) hold the service time of one such
     request alone, in seconds, for each eligible variant that is loaded here; infinite where
-    unmeasured. `fastest` is the one with the smallest tail, `quickest_s` the smallest median.
+    unmeasured. `fastest` is the one with the smallest tail, `quickest` that with the smallest
+    median: where not even the fastest surely meets a deadline, the quickest is the likeliest to.
     Compared by identity, so that policies can look things up by it.
     """
 
-    __slots__ = ("fastest", "fastest_s", "kind", "quickest_s", "tail_s", "typical_s")
+    __slots__ = ("fastest", "fastest_s", "kind", "quickest", "quickest_s", "tail_s", "typical_s")
 
     def __init__(
         self, kind: Kind, typical_s: Mapping[str, float], tail_s: Mapping[str, float]
@@ -40,7 +42,8 @@ class Options:
         self.tail_s = tail_s
         self.fastest = min(tail_s, key=lambda name: (tail_s[name], name))
         self.fastest_s = tail_s[self.fastest]
-        self.quickest_s = min(typical_s.values())
+        self.quickest = min(typical_s, key=lambda name: (typical_s[name], name))
+        self.quickest_s = typical_s[self.quickest]
 
     @property
     def rows(self) -> int:
@@ -56,9 +59,16 @@ class Options:
 class Outlook:
     """Options and gears of every kind, and the prices that the gears go by."""
 
-    def __init__(self, candidates: Mapping[str, Candidate], loaded: frozenset[str]) -> None:
+    def __init__(
+        self,
+        candidates: Mapping[str, Candidate],
+        loaded: frozenset[str],
+        *,
+        handover_s: float = 0.0,
+    ) -> None:
         self.candidates = candidates
         self.loaded = loaded
+        self._handover_s = handover_s
         self._options: dict[Kind, Options | None] = {}
         self._anywhere_s: dict[Kind, float] = {}
         self._gears: dict[int, GearsByKind] = {}
@@ -95,7 +105,7 @@ class Outlook:
         alone_s, shared_s = {}, {}
         for name, candidate in self.candidates.items():
             if candidate.service and candidate.blocked is None:
-                alone_s[name] = candidate.mean_s(1)
+                alone_s[name] = candidate.mean_s(1) + self._handover_s
                 shared_s[name] = self.share_s(name, 1, 1 << 30)
         objectives: tuple[Objective, ...] = ("accuracy", "cost")
         fronts = (
@@ -119,11 +129,13 @@ class Outlook:
     def share_s(self, variant: str, rows: int, depth: int) -> float:
         """Worker time (mean) of so many rows in the cheapest run of up to `depth` rows."""
         candidate = self.candidates[variant]
-        alone_s = candidate.mean_s(rows)
+        more_s = self._handover_s
+        alone_s = candidate.mean_s(rows) + more_s
         sizes = self.paying_sizes(variant, depth)
         if not sizes:
             return alone_s
-        return min(alone_s, rows * min(candidate.service[size].mean / size for size in sizes))
+        service = candidate.service
+        return min(alone_s, rows * min((service[size].mean + more_s) / size for size in sizes))
 
     def gears(self, depth: int) -> Mapping[Kind, Gears]:
         """The gears of every kind that has options here, where so many rows may share a run."""
@@ -137,7 +149,9 @@ class Outlook:
         key = (variant, max_batch)
         sizes = self._paying.get(key)
         if sizes is None:
-            sizes = self._paying[key] = _paying_sizes(self.candidates[variant], max_batch)
+            sizes = self._paying[key] = _paying_sizes(
+                self.candidates[variant], max_batch, self._handover_s
+            )
         return sizes
 
     def joining_s(self, variant: str, rows: int, depth: int) -> float:
@@ -203,14 +217,14 @@ class GearsByKind(dict[Kind, Gears]):
         return Gears(outlook.prices, busy_s, tail_s, worth)
 
 
-def _paying_sizes(candidate: Candidate, max_batch: int) -> tuple[int, ...]:
+def _paying_sizes(candidate: Candidate, max_batch: int, handover_s: float) -> tuple[int, ...]:
     service = candidate.service
     if not service:
         return ()
     smallest = min(service)
-    single_s = service[smallest].mean / smallest
+    single_s = (service[smallest].mean + handover_s) / smallest
     return tuple(
         size
         for size in sorted(service)
-        if size <= max_batch and service[size].mean / size < PAYS * single_s
+        if size <= max_batch and (service[size].mean + handover_s) / size < PAYS * single_s
     )

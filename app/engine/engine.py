@@ -319,7 +319,9 @@ class Engine:
         """Seconds in which all workers together could do what waits, each at its fastest."""
         now, total_s = time.monotonic(), 0.0
         for state in self._models.values():
-            outlook = state.outlook(frozenset(state.variants), self._quarantine, now)
+            outlook = state.outlook(
+                frozenset(state.variants), self._quarantine, now, self._handover.value_s
+            )
             for kind, count in state.waiting.counts.items():
                 total_s += count * outlook.anywhere_s(kind)
         return total_s / len(self.slots)
@@ -503,7 +505,7 @@ class Engine:
             outcome = dispatch(
                 self._policy,
                 queue=state.waiting,
-                outlook=state.outlook(here.loaded, self._quarantine, now),
+                outlook=state.outlook(here.loaded, self._quarantine, now, self._handover.value_s),
                 others=[self._view(s, state, s.expected) for s in self.slots if s is not slot],
                 now_s=now,
                 overhead_s=self._handover.value_s,
@@ -555,7 +557,7 @@ class Engine:
         now = time.monotonic()
         candidate = correction.candidate(now)
         expected_s = candidate.service_s(rows, 50) if candidate.service else 0.1
-        slot.begin(served.key, expected_s)
+        slot.begin(served.key, expected_s + self._handover.value_s)
         others = self._competing() if len(self._models) > 1 else ()
         self._shares.begin(state.spec.name, expected_s, others)
         batch = Batch(

@@ -19,6 +19,9 @@ from variants.spec import ModelSpec
 
 REMEMBERED_SETS = 64
 
+HANDOVER_STEP = 1.25
+"""The time to hand a batch over is taken anew once it has changed by more than this factor."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Gated:
@@ -45,6 +48,7 @@ class Lane:
         self._correct = correcting()
         self._candidates: dict[str, Candidate] = {}
         self._outlooks: dict[frozenset[str], Outlook] = {}
+        self._handover_s = 1e-9
         self._names: dict[frozenset[str], frozenset[str]] = {}
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.gate: Gated | None = None
@@ -95,8 +99,13 @@ class Lane:
         self.waiting.remove(id)
         return self.entries.pop(id)
 
-    def outlook(self, loaded: frozenset[str], quarantine: Set[str], now_s: float) -> Outlook:
+    def outlook(
+        self, loaded: frozenset[str], quarantine: Set[str], now_s: float, handover_s: float
+    ) -> Outlook:
         """What can be expected of a worker that has these variants, by what is known now."""
+        if not 1 / HANDOVER_STEP <= handover_s / self._handover_s <= HANDOVER_STEP:
+            self._handover_s = handover_s
+            self._outlooks.clear()
         candidates = {
             name: correction.candidate(now_s)
             for name, correction in self.corrections.items()
@@ -110,7 +119,9 @@ class Lane:
             self._outlooks.clear()
         found = self._outlooks.get(loaded)
         if found is None:
-            found = self._outlooks[loaded] = Outlook(self._candidates, loaded)
+            found = self._outlooks[loaded] = Outlook(
+                self._candidates, loaded, handover_s=self._handover_s
+            )
         return found
 
     @property

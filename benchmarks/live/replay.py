@@ -34,7 +34,8 @@ def replayed(served: Served, live: Played, runs: Sequence[Played], *, seed: int)
         workers=WORKERS,
         seed=seed,
         max_batch=served.spec.max_batch,
-        overhead_s=own_s,
+        overhead_s=own_s / 2,
+        handover_s=own_s / 2,
         admission=True,
         correction=correcting(),
     )

@@ -205,7 +205,7 @@ class _Plan:
         view = self._view
         if not self._narrow:
             if self._left_s == math.inf and view.queue[0].deadline_s != math.inf:
-                return view.head.fastest
+                return view.head.quickest
             return self._head.variants[level]
         options, price = view.head, view.outlook.prices[level]
         if price == math.inf:
