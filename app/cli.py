@@ -192,7 +192,10 @@ def config_show(
     obj: Context = ctx.obj
     for name, value in settings_module.options(obj.settings).items():
         source = f"   # {obj.origin.get(name, 'default')}" if origin else ""
-        print(f"{name} = {json.dumps(value, default=str)}{source}")
+        if value is None:  # TOML has no word for it
+            print(f"# {name} is not set{source}")
+        else:
+            print(f"{name} = {json.dumps(value, default=str)}{source}")
 
 
 def main() -> None:
