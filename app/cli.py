@@ -193,7 +193,7 @@ def config_show(
     for name, value in settings_module.options(obj.settings).items():
         source = f"   # {obj.origin.get(name, 'default')}" if origin else ""
         if value is None:  # TOML has no word for it
-            print(f"# {name} is not set{source}")
+            print(f"# {name} = not set{source}")
         else:
             print(f"{name} = {json.dumps(value, default=str)}{source}")
 
