@@ -13,6 +13,7 @@ from app.engine.worker import RunFailed, WorkerLost
 from router.cascade import stands_alone
 from router.decision import Verdict
 from router.fleet import Queued
+from variants.confidence import confidence
 from variants.evidence import Cascade
 from variants.runtimes import Tensor, Tensors
 
@@ -61,12 +62,6 @@ async def run(
         parts=(quick, good),
         unsure_rows=len(unsure),
     )
-
-
-def confidence(scores: Tensor) -> NDArray[np.float64]:
-    """Largest softmax probability of each row of `scores [rows, classes]`, as in calibration."""
-    wide = scores.astype(np.float64)
-    return np.asarray(1 / np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1))
 
 
 def _scores(model: ServedModel, answer: Answer) -> Tensor:

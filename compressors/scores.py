@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from variants.confidence import confidence
 from variants.errors import Invalid
 
 
@@ -35,8 +36,7 @@ class Scores:
     @property
     def confidence(self) -> NDArray[np.float64]:
         """The largest softmax probability of each row, `[n]`, as clients see it."""
-        wide = self.values.astype(np.float64)
-        return np.asarray(1 / np.exp(wide - wide.max(axis=1, keepdims=True)).sum(axis=1))
+        return confidence(self.values)
 
     def same_rows(self, other: "Scores") -> bool:
         """Whether both are about the same rows, as far as labels tell."""

@@ -5,6 +5,7 @@ Map
 - `spec.py`        what a model promises: tensors, task, labels, how inputs are prepared
 - `profile.py`     what was measured: accuracy with its interval, latency, memory, load time
 - `evidence.py`    what an evaluation found out beyond accuracy: pairs, confidence, cascades
+- `confidence.py`  how sure a classifier is of an answer, in calibration and in service
 - `manifest.py`    one variant's whole record and its only serialised form
 - `lifecycle.py`   the states a variant moves through, as one table
 - `store.py`       content-addressed blobs and manifests on disk
