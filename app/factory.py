@@ -71,7 +71,6 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         prices=settings.prices.prices(),
         queue_limit=settings.queue_limit,
         max_latency_s=settings.max_latency_s,
-        id_prefix=prefix,
     )
     services = Services(
         settings=settings,

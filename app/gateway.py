@@ -54,7 +54,6 @@ class Gateway:
         prices: Prices,
         queue_limit: int,
         max_latency_s: float,
-        id_prefix: str,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
@@ -62,7 +61,6 @@ class Gateway:
         self._prices = prices
         self._queue_limit = queue_limit
         self._max_latency_s = max_latency_s
-        self._id_prefix = id_prefix
         self._pressure: defaultdict[str, Pressure] = defaultdict(Pressure)
         self._each_s: dict[str, float] = {}  # dollars per million runs of a second, by variant
 

@@ -14,7 +14,7 @@ from app import binary, body, headers, images
 from app.access import Keys
 from app.binary import Wanted
 from app.catalog import ServedModel
-from app.errors import Malformed, WrongContentType
+from app.errors import Malformed, WrongContentType, milliseconds
 from app.gateway import Gateway, Reply
 from app.headers import InferHeaders
 from app.room import Room
@@ -263,25 +263,31 @@ def _predictions(spec: ModelSpec, outputs: Mapping[str, Tensor]) -> list[dict[st
 def _lines(asked: InferHeaders, reply: Reply) -> str:
     """The reply's own headers, as lines. Names and ids need no quoting but quotes."""
     answer, decision, predicted = reply.answer, reply.decision, reply.predicted
-    number = headers.reply_number
-    total_ms = number(reply.total_s * 1e3)
+    fields = headers.reply_fields
+    chosen = fields(
+        {
+            "reason": reply.reason,
+            "feasible": decision.feasible_count,
+            "considered": decision.considered,
+            "id": reply.id,
+        }
+    )
+    total_ms = reply.total_s * 1e3
+    actual = fields({"latency-ms": total_ms, "cost": reply.cost_usd_per_million})
     lines = (
         f'infer-variant: "{answer.variant.manifest.variant}"\r\n'
-        f"infer-decision: reason={reply.reason}, feasible={decision.feasible_count}, "
-        f'considered={decision.considered}, id="{reply.id}"\r\n'
-        f"infer-actual: latency-ms={total_ms}, cost={number(reply.cost_usd_per_million)}\r\n"
+        f"infer-decision: {chosen}\r\n"
+        f"infer-actual: {actual}\r\n"
         f"server-timing: queue;dur={answer.queue_s * 1e3:.3f}, "
-        f"run;dur={answer.run_s * 1e3:.3f}, total;dur={total_ms}\r\n"
+        f"run;dur={answer.run_s * 1e3:.3f}, total;dur={headers.reply_number(total_ms)}\r\n"
     )
-    promised = []
-    if predicted.predicted_latency_s is not None:
-        promised.append(f"latency-ms={number(predicted.predicted_latency_s * 1e3)}")
-    if predicted.cost_usd_per_million is not None:
-        promised.append(f"cost={number(predicted.cost_usd_per_million)}")
-    if predicted.accuracy is not None:
-        promised.append(f"accuracy={number(predicted.accuracy)}")
-    if promised:
-        lines += f"infer-predicted: {', '.join(promised)}\r\n"
+    promised = {
+        "latency-ms": milliseconds(predicted.predicted_latency_s),
+        "cost": predicted.cost_usd_per_million,
+        "accuracy": predicted.accuracy,
+    }
+    if told := fields({name: value for name, value in promised.items() if value is not None}):
+        lines += f"infer-predicted: {told}\r\n"
     if asked.constraints.cascade:
         lines += f"infer-cascade: {_cascade_value(reply)}\r\n"
     if asked.handling is not None:

@@ -1,4 +1,4 @@
-"""Faults thrown at a running gateway, and what came of them (FAULTS.md, groups W and O).
+"""Faults thrown at a running gateway, and what came of them (groups W: workers, O: overload).
 
 python -m benchmarks.drills              # as the tests run them: about two minutes
 python -m benchmarks.drills --long       # 500 kills, 2,000 leaks, loads of 60 s

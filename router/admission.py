@@ -200,7 +200,7 @@ def _admitted(
     objective = on_axes(constraints, by_id.values())
     best = min(kept, key=lambda verdict: _rank(objective, verdict, by_id))
     eligible = tuple(verdict.variant for verdict in verdicts if verdict.feasible)
-    reason = reason_of(constraints, eligible)
+    reason = _reason(constraints, eligible)
     return Decision(
         outcome="admitted",
         objective=objective,
@@ -212,7 +212,7 @@ def _admitted(
     )
 
 
-def reason_of(constraints: Constraints, eligible: tuple[str, ...]) -> Reason:
+def _reason(constraints: Constraints, eligible: tuple[str, ...]) -> Reason:
     """Why the preferred one of these is preferred, where all bounds are kept."""
     if constraints.variants is not None and len(constraints.variants) == 1:
         return "pinned"

@@ -30,7 +30,8 @@ def fill(
     against one run each (medians) is taken; the head runs alone where none saves anything.
     Nobody in the batch misses a deadline that it would keep alone. `shifted` says that the
     variant was chosen for the sake of the whole queue; otherwise nobody joins who could still
-    have a better one after the head. Nothing is ever waited for.
+    have a better one after the head. Where `willing` is given, it says instead, beside the queue,
+    who may join. Nothing is ever waited for.
     """
     candidate, head = view.candidates[variant], view.queue[0]
     best: tuple[int, ...] = (head.id,)

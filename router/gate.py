@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from router.admission import admit, on_axes, reason_of
+from router.admission import admit
 from router.candidate import Candidate
 from router.constraints import Constraints, Objective
 from router.decision import Decision, Reason, Verdict, Waited
@@ -131,24 +131,22 @@ class Gate:
             overhead_s=overhead_s,
             queue_limit=1,
         )
-        feasible = [verdict for verdict in whole.verdicts if verdict.feasible]
-        if whole.outcome != "admitted" or not feasible:
+        if whole.reason in (None, "fallback"):
             return None
-        objective = on_axes(constraints, self._candidates)
-        idle_s = {v.variant: math.inf if (s := v.idle_latency_s) is None else s for v in feasible}
+        idle_s = {
+            v.variant: math.inf if (s := v.idle_latency_s) is None else s for v in whole.verdicts
+        }
         ranked = sorted(
-            feasible,
-            key=lambda v: preference(objective, self._by_id[v.variant], idle_s[v.variant]),
+            whole.eligible,
+            key=lambda name: preference(whole.objective, self._by_id[name], idle_s[name]),
         )
-        eligible = tuple(verdict.variant for verdict in feasible)
-        reason = reason_of(constraints, eligible)
         return _Standing(
-            objective=objective,
+            objective=whole.objective,
             verdicts=tuple(whole.verdicts),
-            eligible=eligible,
-            ranked=tuple((v.variant, idle_s[v.variant]) for v in ranked),
-            reason=reason,
-            messages={name: f"{name} {CHOICE[reason]}" for name in eligible},
+            eligible=whole.eligible,
+            ranked=tuple((name, idle_s[name]) for name in ranked),
+            reason=whole.reason,
+            messages={name: f"{name} {CHOICE[whole.reason]}" for name in whole.eligible},
         )
 
     def _wait_s(

@@ -98,7 +98,6 @@ class _Worker:
     def __init__(self, id: int, loaded: frozenset[str]) -> None:
         self.id = id
         self.loaded = loaded
-        self.free_us = 0
         self.expected_free_s = 0.0
         self.busy = False
         self.loading: dict[str, int] = {}
