@@ -13,14 +13,12 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from app import body, images, texts
 from app.decisions import DecisionRecord
 from app.engine.batch import Answer
 from app.errors import BodyTimeout, Problem, problem_for
 from app.http_edge import MAX_HEADERS, RequestIds, problem_lines
 from app.inference import Call, Head, Inference
 from app.metrics import Metrics
-from app.routes.infer import OFF_LOOP_BYTES, ON_LOOP
 
 log = structlog.get_logger()
 
@@ -164,22 +162,21 @@ class Exchange:
             return
         raw = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
-        if len(raw) < OFF_LOOP_BYTES:
-            try:
-                self._submit(self._direct.inference.decode(self._head, raw, ON_LOOP))
+        try:
+            call = self._direct.inference.decode_small(self._head, raw)
+            if call is not None:
+                self._submit(call)
                 return
-            except (images.TooManyPixels, texts.TooManyCharacters):
-                pass  # so far only the picture's header was read, or nothing
-            except Exception as error:
-                self._refuse(error)
-                return
+        except Exception as error:
+            self._refuse(error)
+            return
         self._decoding = asyncio.create_task(self._decode(raw))
 
     async def _decode(self, raw: bytes) -> None:
         """What takes long is decoded on a thread, so that it does not hold up the others."""
         try:
             decode = self._direct.inference.decode
-            self._submit(await asyncio.to_thread(decode, self._head, raw, body.MOST))
+            self._submit(await asyncio.to_thread(decode, self._head, raw))
         except Exception as error:
             self._refuse(error)
 

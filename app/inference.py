@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from app import binary, body, headers, images
+from app import binary, body, headers, images, texts
 from app.access import Keys
 from app.binary import Wanted
 from app.catalog import ServedModel
@@ -27,6 +27,12 @@ from variants.spec import ModelSpec
 JSON = "application/json"
 ALLOWED = (JSON, binary.MEDIA_TYPE, *images.FORMATS)
 _HEADER_LENGTH = binary.HEADER.lower().encode()
+
+OFF_LOOP_BYTES = 1 << 20
+"""Bodies from this size on are decoded on a thread, so that they do not hold up the others."""
+
+ON_LOOP = body.Limits(pixels=1 << 18, characters=1 << 11)
+"""So are larger pictures and longer texts than these."""
 
 HEADS = 1024
 """So many heads are remembered at most,"""
@@ -114,7 +120,16 @@ class Inference:
             binary=any(_accepts_binary(value) for value in accepted),
         )
 
-    def decode(self, head: Head, raw: bytes, limits: body.Limits) -> Call:
+    def decode_small(self, head: Head, raw: bytes) -> Call | None:
+        """`decode`, or None where that would hold up the others and is for a thread."""
+        if len(raw) >= OFF_LOOP_BYTES:
+            return None
+        try:
+            return self.decode(head, raw, ON_LOOP)
+        except (images.TooManyPixels, texts.TooManyCharacters):
+            return None  # so far only the picture's header was read, or nothing
+
+    def decode(self, head: Head, raw: bytes, limits: body.Limits = body.MOST) -> Call:
         """The model that is asked and its input tensors.
 
         Raises `NotFound`, `Malformed`, `TensorMismatch`, and `TooManyPixels` or `TooManyCharacters`

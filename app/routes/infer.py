@@ -5,15 +5,8 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app import body, images, texts
 from app.http_edge import body_chunks, cancel_on_disconnect, header_values, send_response
-from app.inference import Call, Head, Inference
-
-OFF_LOOP_BYTES = 1 << 20
-"""Bodies from this size on are decoded on a thread, so that they do not hold up the others."""
-
-ON_LOOP = body.Limits(pixels=1 << 18, characters=1 << 11)
-"""So are larger pictures and longer texts than these."""
+from app.inference import Inference
 
 
 class InferEndpoint:
@@ -39,7 +32,10 @@ class InferEndpoint:
             async for piece in chunks:
                 held.reserve(len(raw) + len(piece))
                 raw += piece
-            call = await decode(inference, head, bytes(raw))
+            whole = bytes(raw)
+            call = inference.decode_small(head, whole)
+            if call is None:
+                call = await asyncio.to_thread(inference.decode, head, whole)
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))
@@ -58,13 +54,3 @@ class InferEndpoint:
         finally:
             watcher.cancel()
         await send_response(send, 200, *inference.answer(head, call, reply))
-
-
-async def decode(inference: Inference, head: Head, raw: bytes) -> Call:
-    """Decode at once what is small, on a thread what would hold up the others."""
-    if len(raw) < OFF_LOOP_BYTES:
-        try:
-            return inference.decode(head, raw, ON_LOOP)
-        except (images.TooManyPixels, texts.TooManyCharacters):
-            pass  # so far only the picture's header was read, or nothing
-    return await asyncio.to_thread(inference.decode, head, raw, body.MOST)
