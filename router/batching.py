@@ -21,17 +21,13 @@ class Rider(NamedTuple):
     due_s: float
 
 
-def fill(
-    view: View, variant: str, *, shifted: bool, willing: Sequence[bool] | None = None
-) -> tuple[int, ...]:
+def fill(view: View, variant: str, willing: Sequence[bool] | None = None) -> tuple[int, ...]:
     """Ids of the batch to run on `variant`: the head first, then who joins it, in queue order.
 
     Each measured batch size up to `max_batch` is filled in order, and the one that saves most
     against one run each (medians) is taken; the head runs alone where none saves anything.
-    Nobody in the batch misses a deadline that it would keep alone. `shifted` says that the
-    variant was chosen for the sake of the whole queue; otherwise nobody joins who could still
-    have a better one after the head. Where `willing` is given, it says instead, beside the queue,
-    who may join. Nothing is ever waited for.
+    Nobody in the batch misses a deadline that it would keep alone. `willing` says, beside the
+    queue, who may join; without it everybody may. Nothing is ever waited for.
     """
     candidate, head = view.candidates[variant], view.queue[0]
     best: tuple[int, ...] = (head.id,)
@@ -43,7 +39,7 @@ def fill(
         return best
     most_saved_s = 0.0
     if willing is None:
-        willing = _who_gains(view, variant, shifted=shifted)
+        willing = [True] * len(view.queue)
     if len(view.counts) == 1 and all(willing) and _none_hurries(view, candidate, sizes):
         return _first(view, candidate, variant, sizes)
     riders = _riders(view, variant, willing)
@@ -54,6 +50,28 @@ def fill(
         if len(batch) > 1 and saved_s > most_saved_s and _in_time(view, candidate, rows, batch):
             best, most_saved_s = tuple(rider.id for rider in batch), saved_s
     return best
+
+
+def gaining(view: View, variant: str) -> list[bool]:
+    """Whether each request does well to join the head: none that could have a better one after it.
+
+    The head itself always does.
+    """
+    ready_s = view.now_s + view.overhead_s
+    after_head_s = ready_s + view.head.typical_s[variant]
+    better_s: dict[Kind, float | None] = {}
+    gains = []
+    for kind, options, due_s in zip(view.kinds, view.options, view.due_s, strict=True):
+        if kind not in better_s:
+            better_s[kind] = (
+                _better_tail_s(view, variant, options, kind.objective)
+                if variant in options.tail_s
+                else None
+            )
+        better = better_s[kind]
+        gains.append(better is None or after_head_s + better > due_s)
+    gains[0] = True
+    return gains
 
 
 def _none_hurries(view: View, candidate: Candidate, sizes: Sequence[int]) -> bool:
@@ -88,27 +106,6 @@ def _riders(view: View, variant: str, willing: Sequence[bool]) -> list[Rider]:
         alone_s = options.typical_s[variant]
         riders.append(Rider(request.id, request.rows, alone_s, request.percentile, latest_s))
     return riders
-
-
-def _who_gains(view: View, variant: str, *, shifted: bool) -> list[bool]:
-    """Whether each request does well to join the head, which itself does."""
-    if shifted:
-        return [True] * len(view.queue)
-    ready_s = view.now_s + view.overhead_s
-    after_head_s = ready_s + view.head.typical_s[variant]
-    better_s: dict[Kind, float | None] = {}
-    gains = []
-    for kind, options, due_s in zip(view.kinds, view.options, view.due_s, strict=True):
-        if kind not in better_s:
-            better_s[kind] = (
-                _better_tail_s(view, variant, options, kind.objective)
-                if variant in options.tail_s
-                else None
-            )
-        better = better_s[kind]
-        gains.append(better is None or after_head_s + better > due_s)
-    gains[0] = True
-    return gains
 
 
 def _better_tail_s(

@@ -1,6 +1,6 @@
 """One candidate against every bound, on an idle machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from router.candidate import Candidate
 from router.constraints import Bound, Constraints
@@ -27,6 +27,27 @@ def rejections(
         *_floor(constraints, candidate),
         *_ceiling(constraints, "max_accuracy_drop", drop_points(candidate, reference), "drop"),
     )
+
+
+def eligible(
+    constraints: Constraints,
+    candidates: Iterable[Candidate],
+    *,
+    reference: Candidate | None,
+    rows: int,
+    overhead_s: float = 0.0,
+) -> list[Candidate]:
+    """The candidates that keep every bound of a request of so many rows, when idle."""
+    return [
+        each
+        for each in candidates
+        if not rejections(
+            constraints,
+            each,
+            reference=reference,
+            idle_latency_s=overhead_s + each.service_s(rows, constraints.latency_percentile),
+        )
+    ]
 
 
 def drop_points(candidate: Candidate, reference: Candidate | None) -> float | None:

@@ -21,6 +21,9 @@ MOST_URGENT = 0
 PAYS = 0.9
 """A batch must cost at most this share of as many single runs: it holds up whoever comes next."""
 
+HANDOVER_STEP = 1.25
+"""The time to hand a batch over is taken anew once it has changed by more than this factor."""
+
 
 class Options:
     """What requests of one kind can expect here.
@@ -185,6 +188,40 @@ class Outlook:
                 typical_s[name], tail_s[name] = typical, tail
         self._anywhere_s[kind] = 0.0 if math.isinf(anywhere_s) else anywhere_s
         self._options[kind] = Options(kind, typical_s, tail_s) if tail_s else None
+
+
+class Outlooks:
+    """The outlooks of the candidates as they are now, by what a worker has loaded."""
+
+    def __init__(self) -> None:
+        self._candidates: Mapping[str, Candidate] = {}
+        self._handover_s = 0.0
+        self._made: dict[frozenset[str], Outlook] = {}
+
+    def of(
+        self, candidates: Mapping[str, Candidate], loaded: frozenset[str], *, handover_s: float
+    ) -> Outlook:
+        """What can be expected of a worker that has these variants.
+
+        Candidates are the same as before where they are the same objects.
+        """
+        was_s = self._handover_s
+        if not was_s / HANDOVER_STEP <= handover_s <= was_s * HANDOVER_STEP:
+            self._handover_s = handover_s
+            self._made.clear()
+        was = self._candidates
+        if candidates is not was and (
+            len(candidates) != len(was)
+            or any(was.get(name) is not one for name, one in candidates.items())
+        ):
+            self._candidates = candidates
+            self._made.clear()
+        found = self._made.get(loaded)
+        if found is None:
+            found = self._made[loaded] = Outlook(
+                self._candidates, loaded, handover_s=self._handover_s
+            )
+        return found
 
 
 class GearsByKind(dict[Kind, Gears]):

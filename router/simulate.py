@@ -20,8 +20,8 @@ from router.constraints import Constraints
 from router.dispatch import dispatch
 from router.fleet import Queued, WorkerView, arrival_order, queue_order
 from router.forecast import Forecast
-from router.judge import rejections
-from router.outlook import Outlook
+from router.judge import eligible
+from router.outlook import Outlooks
 from router.policies import Policy
 from router.waiting import Waiting
 
@@ -154,7 +154,7 @@ class _Simulation:
         )
         self.queue = Waiting(order=queue_order if edf else arrival_order)
         self.forecast = Forecast()
-        self.outlooks: dict[frozenset[str], Outlook] = {}
+        self.outlooks = Outlooks()
         self.believed = dict(self.priors)
         self.outcomes: list[Outcome | None] = [None] * len(arrivals)
         self.decision_ns: list[int] = []
@@ -257,14 +257,15 @@ class _Simulation:
         if key not in self._eligible:
             reference = None if self.reference is None else self.priors.get(self.reference)
             self._eligible[key] = tuple(
-                name
-                for name, candidate in sorted(self.priors.items())
-                if not rejections(
-                    asked,
-                    candidate,
-                    reference=reference,
-                    idle_latency_s=self.overhead_s
-                    + candidate.service_s(rows, asked.latency_percentile),
+                sorted(
+                    each.variant
+                    for each in eligible(
+                        asked,
+                        self.priors.values(),
+                        reference=reference,
+                        rows=rows,
+                        overhead_s=self.overhead_s,
+                    )
                 )
             )
         return self._eligible[key]
@@ -280,7 +281,9 @@ class _Simulation:
                 outcome = dispatch(
                     self.policy,
                     queue=self.queue,
-                    outlook=self._outlook(worker.loaded, now_s),
+                    outlook=self.outlooks.of(
+                        self._candidates(now_s), worker.loaded, handover_s=self.handover_s
+                    ),
                     others=others,
                     now_s=now_s,
                     overhead_s=self.overhead_s,
@@ -330,15 +333,7 @@ class _Simulation:
             now = {name: one.candidate(now_s) for name, one in self.corrections.items()}
             if any(now[name] is not was for name, was in self.believed.items()):
                 self.believed = now
-                self.outlooks.clear()
         return self.believed
-
-    def _outlook(self, loaded: frozenset[str], now_s: float) -> Outlook:
-        candidates = self._candidates(now_s)
-        found = self.outlooks.get(loaded)
-        if found is None:
-            found = self.outlooks[loaded] = Outlook(candidates, loaded, handover_s=self.handover_s)
-        return found
 
     # Events
 

@@ -13,14 +13,11 @@ from router.correction import Correction, correcting
 from router.forecast import Forecast
 from router.gate import Gate
 from router.kind import Kind
-from router.outlook import Outlook
+from router.outlook import Outlook, Outlooks
 from router.waiting import Waiting
 from variants.spec import ModelSpec
 
 REMEMBERED_SETS = 64
-
-HANDOVER_STEP = 1.25
-"""The time to hand a batch over is taken anew once it has changed by more than this factor."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,9 +43,7 @@ class Lane:
         self.variants: dict[str, ServedVariant] = {}
         self.corrections: dict[str, Correction] = {}
         self._correct = correcting()
-        self._candidates: dict[str, Candidate] = {}
-        self._outlooks: dict[frozenset[str], Outlook] = {}
-        self._handover_s = 1e-9
+        self._outlooks = Outlooks()
         self._names: dict[frozenset[str], frozenset[str]] = {}
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.gate: Gated | None = None
@@ -103,26 +98,12 @@ class Lane:
         self, loaded: frozenset[str], quarantine: Set[str], now_s: float, handover_s: float
     ) -> Outlook:
         """What can be expected of a worker that has these variants, by what is known now."""
-        if not 1 / HANDOVER_STEP <= handover_s / self._handover_s <= HANDOVER_STEP:
-            self._handover_s = handover_s
-            self._outlooks.clear()
         candidates = {
             name: correction.candidate(now_s)
             for name, correction in self.corrections.items()
             if self.variants[name].key not in quarantine
         }
-        was = self._candidates
-        if len(candidates) != len(was) or any(
-            was.get(name) is not one for name, one in candidates.items()
-        ):
-            self._candidates = candidates
-            self._outlooks.clear()
-        found = self._outlooks.get(loaded)
-        if found is None:
-            found = self._outlooks[loaded] = Outlook(
-                self._candidates, loaded, handover_s=self._handover_s
-            )
-        return found
+        return self._outlooks.of(candidates, loaded, handover_s=handover_s)
 
     @property
     def head(self) -> tuple[int, float]:

@@ -29,9 +29,9 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, vstack
 
 from benchmarks.routing.ladder import Ladder, Samples, value
-from benchmarks.routing.play import eligible
 from router.candidate import Candidate
 from router.constraints import Constraints
+from router.judge import eligible
 from router.simulate import Arrival
 
 ROUNDS = 12
@@ -134,7 +134,8 @@ def _choices(
     for index, arrival in enumerate(arrivals):
         kind = arrival.constraints
         if kind not in known:
-            known[kind] = _worth(ladder, arrival, eligible(believed, arrival), seconds, max_batch)
+            able = eligible(kind, believed.candidates, reference=None, rows=arrival.rows)
+            known[kind] = _worth(ladder, arrival, able, seconds, max_batch)
         worth, most[index] = known[kind]
         rows += [(index, *each) for each in worth]
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 3)

@@ -6,11 +6,10 @@ from typing import Any
 
 from benchmarks.routing import baselines, metrics
 from benchmarks.routing.baselines import Setting
-from benchmarks.routing.ladder import Ladder
 from router.candidate import Candidate
 from router.constraints import Constraints
 from router.correction import correcting
-from router.judge import rejections
+from router.judge import eligible
 from router.simulate import Arrival, simulate
 
 
@@ -58,21 +57,6 @@ def play(
     return metrics.scores(run, arrivals, setting.ladder)
 
 
-def eligible(ladder: Ladder, arrival: Arrival) -> list[Candidate]:
-    """The variants that keep every bound of this request on an idle machine."""
-    asked = arrival.constraints
-    return [
-        each
-        for each in ladder.candidates
-        if not rejections(
-            asked,
-            each,
-            reference=None,
-            idle_latency_s=each.service_s(arrival.rows, asked.latency_percentile),
-        )
-    ]
-
-
 def _pinned(
     pin: Callable[..., str],
     setting: Setting,
@@ -85,7 +69,12 @@ def _pinned(
     for number, arrival in enumerate(arrivals):
         key = (arrival.constraints, arrival.rows)
         if key not in known:
-            known[key] = eligible(setting.ladder, arrival)
+            known[key] = eligible(
+                arrival.constraints,
+                setting.ladder.candidates,
+                reference=None,
+                rows=arrival.rows,
+            )
         asked = arrival.constraints
         if known[key]:
             variant = pin(setting, known[key], number, **tunables)

@@ -6,7 +6,7 @@ literature: the most accurate model that fits the slack of the earliest request,
 EuroSys 2024).
 """
 
-from router.batching import fill
+from router.batching import fill, gaining
 from router.lookahead import ranked
 from router.view import Choice, View
 
@@ -14,4 +14,4 @@ from router.view import Choice, View
 def choose(view: View) -> Choice:
     """The best variant in time for the head, with whoever gains by sharing the run."""
     variant = ranked(view)[0]
-    return Choice(variant=variant, requests=fill(view, variant, shifted=False))
+    return Choice(variant=variant, requests=fill(view, variant, gaining(view, variant)))

@@ -257,4 +257,4 @@ class _Plan:
             saved_s = one.busy_s[level] - outlook.joining_s(variant, kind.rows, depth)
             gains[kind] = stepped or lost <= max(0.0, price * saved_s)
         willing = [True, *map(gains.__getitem__, self._others)]
-        return fill(view, variant, shifted=False, willing=willing)
+        return fill(view, variant, willing)

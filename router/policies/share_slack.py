@@ -12,7 +12,7 @@ further deadline, which the fastest by definition does not.
 
 from collections.abc import Sequence
 
-from router.batching import fill
+from router.batching import fill, gaining
 from router.lookahead import missed, ranked, whole_queue_in_time
 from router.view import Choice, View
 
@@ -24,7 +24,7 @@ def choose(view: View) -> Choice:
     if variant is None:
         variant = _harmless(view, best_first)
     head = view.queue[0].id
-    batch = fill(view, variant, shifted=variant != best_first[0])
+    batch = fill(view, variant, gaining(view, variant) if variant == best_first[0] else None)
     if len(batch) > 1 and missed(view, variant, batch) > missed(view, variant, (head,)):
         batch = (head,)
     return Choice(variant=variant, requests=batch)

@@ -1,4 +1,4 @@
-"""Where options come from, which source wins, and what a typo is told (FAULTS.md, group F)."""
+"""Where options come from, which source wins, and what a typo is told."""
 
 from pathlib import Path
 from typing import Any

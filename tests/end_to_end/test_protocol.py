@@ -1,4 +1,4 @@
-"""Broken, hostile and unusual HTTP over a raw socket (FAULTS.md, group P)."""
+"""Broken, hostile and unusual HTTP over a raw socket."""
 
 import gzip
 import json

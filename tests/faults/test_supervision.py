@@ -1,4 +1,4 @@
-"""Workers are kept within their limits, start honestly and inherit nothing (FAULTS.md, group W)."""
+"""Workers are kept within their limits, start honestly and inherit nothing."""
 
 import asyncio
 import os

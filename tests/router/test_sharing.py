@@ -1,4 +1,4 @@
-"""No model can take another's share of the workers, whatever it claims (FAULTS.md, W10)."""
+"""No model can take another's share of the workers, whatever it claims."""
 
 import heapq
 from dataclasses import dataclass, field

@@ -107,7 +107,7 @@ class Bound:
     def choose(self, view: View) -> Choice:
         """The head on its only variant."""
         variant = view.head.fastest
-        return Choice(variant=variant, requests=fill(view, variant, shifted=True))
+        return Choice(variant=variant, requests=fill(view, variant))
 
 
 class Gear:
@@ -119,4 +119,4 @@ class Gear:
     def choose(self, view: View) -> Choice:
         """The head on the variant nearest to the gear."""
         variant = nearest(view, self._gear)
-        return Choice(variant=variant, requests=fill(view, variant, shifted=True))
+        return Choice(variant=variant, requests=fill(view, variant))

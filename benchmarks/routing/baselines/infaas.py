@@ -67,7 +67,7 @@ class Infaas:
         ]
         wanted = min(fitting, key=lambda name: self._price(view, name), default=running.variant)
         variant = nearest(view, wanted)
-        return Choice(variant=variant, requests=fill(view, variant, shifted=True))
+        return Choice(variant=variant, requests=fill(view, variant))
 
     def _price(self, view: View, name: str) -> tuple[float, str]:
         candidate = view.candidates[name]

@@ -49,7 +49,7 @@ class ModelSwitching:
     def choose(self, view: View) -> Choice:
         """The variant for the rate."""
         variant = nearest(view, self._gear.at(view.now_s))
-        return Choice(variant=variant, requests=fill(view, variant, shifted=True))
+        return Choice(variant=variant, requests=fill(view, variant))
 
     def _look_up(self, per_s: float) -> str:
         load = per_s / self._capacity_per_s

@@ -38,7 +38,7 @@ class RateBands:
     def choose(self, view: View) -> Choice:
         """The band's variant."""
         variant = nearest(view, self._gear.at(view.now_s))
-        return Choice(variant=variant, requests=fill(view, variant, shifted=True))
+        return Choice(variant=variant, requests=fill(view, variant))
 
     def _band(self, per_s: float) -> str:
         last = self._bands[-1][1]
