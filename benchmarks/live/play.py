@@ -12,11 +12,12 @@ import orjson
 
 from benchmarks.live.client import Reply, replay
 from benchmarks.live.ladder import Served
-from benchmarks.routing.ladder import value
-from router.simulate import Arrival
+from benchmarks.routing import metrics
+from router.simulate import Arrival, Outcome, Run, Status
 from tests import world
 
 WORKERS = 1
+_MISSED: dict[int, Status] = {200: "late", 422: "infeasible", 503: "overloaded"}
 _TIMING = re.compile(r"(queue|run|total);dur=([0-9.]+)")
 
 
@@ -46,30 +47,33 @@ class Played:
 
     def scores(self, served: Served) -> dict[str, Any]:
         """Shares of all arrivals. Effective accuracy counts a variant's measured accuracy."""
-        n = len(self.answers)
-        accuracy = {each.variant: value(each) for each in served.ladder.candidates}
-        kept = [each for each in self.answers if each.in_time]
-        worth = sum(accuracy[each.variant] for each in kept if each.variant is not None)
-        floors = sum(
-            each.arrival.constraints.min_accuracy is not None
-            and each.variant is not None
-            and accuracy[each.variant] < each.arrival.constraints.min_accuracy - 1e-9
-            for each in self.answers
-        )
-        latencies = sorted(each.latency_s for each in self.answers if each.status == 200)
+        found = metrics.scores(self._run(), [a.arrival for a in self.answers], served.ladder)
         return {
-            "n": n,
-            "effective_accuracy": worth / n,
-            "right_in_time": sum(each.right for each in kept) / n,
-            "attainment": len(kept) / n,
-            "floor_violations": floors,
-            "p50_ms": 1e3 * latencies[len(latencies) // 2] if latencies else None,
-            "p99_ms": 1e3 * latencies[int(len(latencies) * 0.99)] if latencies else None,
+            "n": len(self.answers),
+            "effective_accuracy": found.effective_accuracy,
+            "right_in_time": sum(a.right for a in self.answers if a.in_time) / len(self.answers),
+            "attainment": found.attainment,
+            "floor_violations": found.floor_violations,
+            "p50_ms": 1e3 * found.p50_s,
+            "p99_ms": 1e3 * found.p99_s,
             "statuses": dict(Counter(str(each.status) for each in self.answers)),
             "variants": dict(Counter(each.variant or "none" for each in self.answers)),
             "sent_late_p99_ms": 1e3
             * float(np.quantile([a.sent_late_s for a in self.answers], 0.99)),
         }
+
+    def _run(self) -> Run:
+        """The same as the simulator would tell it."""
+        outcomes = tuple(
+            Outcome(
+                arrival=number,
+                status="answered" if each.in_time else _MISSED.get(each.status, "dropped"),
+                variant=each.variant,
+                finish_us=each.arrival.at_us + round(1e6 * each.latency_s),
+            )
+            for number, each in enumerate(self.answers)
+        )
+        return Run(outcomes=outcomes, decision_ns=(), loads=0, switches=0)
 
     @property
     def overheads_s(self) -> list[tuple[float, float]]:
@@ -83,6 +87,7 @@ class Played:
 
 def play(served: Served, policy: str, arrivals: Sequence[Arrival], *, seed: int) -> Played:
     """Start a gateway with this policy, warm it up, and send the arrivals at their times."""
+    arrivals = [_sendable(arrival) for arrival in arrivals]
     rng = np.random.default_rng(seed)
     last = len(served.rows.labels) - max(arrival.rows for arrival in arrivals)
     rows = rng.integers(last + 1, size=len(arrivals)).tolist()
@@ -127,16 +132,20 @@ def _request(served: Served, arrival: Arrival, row: int, variant: str | None = N
         if asked.max_latency_s is not None:
             headers["infer-max-latency-ms"] = f"{1e3 * asked.max_latency_s:.3f}"
         if asked.min_accuracy is not None:
-            headers["infer-min-accuracy"] = f"{_down(asked.min_accuracy):.3f};point"
+            headers["infer-min-accuracy"] = f"{asked.min_accuracy:.3f};point"
         if asked.max_cost_usd_per_million is not None:
             headers["infer-max-cost"] = f"{asked.max_cost_usd_per_million + 0.0005:.3f}"
     lines = ["POST /infer HTTP/1.1", *(f"{name}: {text}" for name, text in headers.items())]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def _down(ratio: float) -> float:
-    """The same floor in the three digits that a header can carry, never a stricter one."""
-    return int(ratio * 1000) / 1000
+def _sendable(arrival: Arrival) -> Arrival:
+    """The same with a floor of the three digits that a header can carry, never a stricter one."""
+    floor = arrival.constraints.min_accuracy
+    if floor is None:
+        return arrival
+    asked = replace(arrival.constraints, min_accuracy=int(floor * 1000) / 1000)
+    return replace(arrival, constraints=asked)
 
 
 def _answers(

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.live.ladder import Served
 from benchmarks.live.play import WORKERS, Played
-from benchmarks.routing.ladder import value
+from benchmarks.routing import metrics
 from router import policies
 from router.correction import correcting
 from router.simulate import Arrival, Outcome, simulate
@@ -39,24 +40,22 @@ def replayed(served: Served, live: Played, runs: Sequence[Played], *, seed: int)
         admission=True,
         correction=correcting(),
     )
-    accuracy = {each.variant: value(each) for each in served.ladder.candidates}
     drawn_s = np.random.default_rng(seed).choice(overheads_s.sum(axis=1), size=len(arrivals))
-    kept = [
-        outcome.variant
+    outcomes = tuple(
+        _later(outcome, arrivals[outcome.arrival], more_s)
         for outcome, more_s in zip(run.outcomes, (drawn_s - own_s).tolist(), strict=True)
-        if outcome.variant is not None and _in_time(outcome, arrivals[outcome.arrival], more_s)
-    ]
-    return {
-        "effective_accuracy": sum(accuracy[variant] for variant in kept) / len(arrivals),
-        "attainment": len(kept) / len(arrivals),
-    }
+    )
+    found = metrics.scores(replace(run, outcomes=outcomes), arrivals, served.ladder)
+    return {"effective_accuracy": found.effective_accuracy, "attainment": found.attainment}
 
 
-def _in_time(outcome: Outcome, arrival: Arrival, more_s: float) -> bool:
-    limit_s = arrival.constraints.max_latency_s
-    if limit_s is None or outcome.finish_us is None:
-        return True
-    return (outcome.finish_us - arrival.at_us) / 1e6 + more_s <= limit_s
+def _later(outcome: Outcome, arrival: Arrival, more_s: float) -> Outcome:
+    """The same outcome, had the answer come so much later."""
+    if outcome.finish_us is None:
+        return outcome
+    limit_s, finish_us = arrival.constraints.max_latency_s, outcome.finish_us + round(1e6 * more_s)
+    late = limit_s is not None and finish_us - arrival.at_us > 1e6 * limit_s
+    return replace(outcome, finish_us=finish_us, status="late" if late else "answered")
 
 
 def _service(
