@@ -1,0 +1,134 @@
+"""What callers notice while variants are switched on and off under load.
+
+    python -m benchmarks.switches [--switches 1000] [--rate 300] [--json]
+
+Windows with and without switching take turns under one open load; in the former a variant is
+deactivated and activated without pause. The 99th percentiles of all windows of a kind are compared
+by their medians. That each answer comes from exactly one variant is held by
+`tests/end_to_end/test_switching.py` (`GEARSHIFT_TEST_SWITCHES=1000`).
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+
+from benchmarks import load, tables
+from tests import ladder as ladders
+from tests import world
+from tests.ladder import MODEL
+from variants.profile import host_fingerprint
+
+WINDOW_S = 3.0
+CONNECTIONS = 16
+SWITCHED = "mid"
+
+
+def measure(switches: int, rate_per_s: float) -> dict[str, Any]:
+    """Windows in turns until so many switches were made."""
+    body = json.dumps({"model": MODEL, "inputs": [1.0, 2.0, 3.0, 4.0]}).encode()
+    windows: dict[str, list[load.Load]] = {"steady": [], "switching": []}
+    took_s: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        generator = load.Generator.compile(Path(name))
+        ladder = ladders.build(Path(name))
+        with (
+            world.gateway(ladder.root, ladder.key, env=ladders.ENV) as gateway,
+            gateway.client() as admin,
+        ):
+            request = load.post("/infer", body, {"authorization": f"Bearer {gateway.key}"})
+            while len(took_s) < switches:
+                for kind, found in windows.items():
+                    stop = threading.Event()
+                    switching = threading.Thread(target=_switch, args=(admin, stop, took_s))
+                    if kind == "switching":
+                        switching.start()
+                    found.append(
+                        generator.run(
+                            gateway.port,
+                            request,
+                            connections=CONNECTIONS,
+                            seconds=WINDOW_S,
+                            rate_per_s=rate_per_s,
+                        )
+                    )
+                    stop.set()
+                    if kind == "switching":
+                        switching.join()
+                print(f"{len(took_s)} switches", end="\r", file=sys.stderr)
+    every = [window for found in windows.values() for window in found]
+    p99_ms = {kind: median(window.p99_ms for window in found) for kind, found in windows.items()}
+    return {
+        "host": host_fingerprint(),
+        "load_average": os.getloadavg(),
+        "rate_per_s": rate_per_s,
+        "switches": len(took_s),
+        "switch_p50_ms": 1e3 * median(took_s),
+        "switch_max_ms": 1e3 * max(took_s),
+        "answered": sum(window.answered for window in every),
+        "refused": sum(window.refused for window in every),
+        "broken": sum(window.broken for window in every),
+        "windows": len(windows["steady"]),
+        "p50_ms": {kind: median(w.p50_ms for w in found) for kind, found in windows.items()},
+        "p99_ms": p99_ms,
+        "p99_ratio": p99_ms["switching"] / p99_ms["steady"],
+    }
+
+
+def _switch(admin: httpx.Client, stop: threading.Event, took_s: list[float]) -> None:
+    """Off and on again until told to stop; always ends switched on."""
+    while not stop.is_set():
+        for action in ("deactivate", "activate"):
+            begun = time.monotonic()
+            reply = admin.post(f"/v1/models/{MODEL}/variants/{SWITCHED}/{action}")
+            reply.raise_for_status()
+            took_s.append(time.monotonic() - begun)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result in Markdown."""
+    head = [
+        "switches",
+        "requests",
+        "refused",
+        "broken",
+        "a switch, ms (most)",
+        "p99 steady, ms",
+        "p99 switching, ms",
+        "ratio",
+    ]
+    row = [
+        f"{result['switches']:,}",
+        f"{result['answered']:,}",
+        str(result["refused"]),
+        str(result["broken"]),
+        f"{result['switch_p50_ms']:.1f} ({result['switch_max_ms']:.0f})",
+        f"{result['p99_ms']['steady']:.2f}",
+        f"{result['p99_ms']['switching']:.2f}",
+        f"{result['p99_ratio']:.2f}",
+    ]
+    return tables.markdown(head, [row])
+
+
+def main() -> None:
+    """Measure and keep the result."""
+    parser = argparse.ArgumentParser(description="What callers notice of switches.")
+    parser.add_argument("--switches", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=300.0, help="requests a second")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result = measure(arguments.switches, arguments.rate)
+    tables.keep("switches", result)
+    print(json.dumps(result, indent=1) if arguments.json else table(result))
+
+
+if __name__ == "__main__":
+    main()
