@@ -1,7 +1,8 @@
 """Tensors as raw bytes, in and out: the Open Inference Protocol's binary tensor data extension.
 
 A JSON object, whose length is in the header `Inference-Header-Content-Length`, describes the
-tensors; their bytes follow it in the same order: little-endian, row by row, nothing in between.
+tensors; their bytes follow it in the same order: little-endian, row by row, nothing in between. A
+tensor may instead have its values there, in `data`.
 Without that header (or with 0) the whole body is the one input's rows. Source: KServe, "Open
 Inference Protocol, binary tensor data extension".
 """
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from app.body import all_finite, check_rows, strict
+from app.body import all_finite, check_rows, listed, strict
 from app.errors import Malformed, TensorMismatch
 from variants.runtimes import Tensor, Tensors
 from variants.spec import ModelSpec, TensorSpec
@@ -35,7 +36,7 @@ NAMES = {
 """The protocol's name of each of our dtypes."""
 
 _REQUEST = frozenset({"id", "parameters", "inputs", "outputs"})
-_INPUT = frozenset({"name", "shape", "datatype", "parameters"})
+_INPUT = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT = frozenset({"name", "parameters"})
 
 
@@ -88,7 +89,11 @@ def read(spec: ModelSpec, raw: bytes, header_bytes: int) -> Framed:
     found: dict[str, Tensor] = {}
     start = header_bytes
     for name, part in zip(names, parts, strict=True):
-        shape, size = _shape(expected[name], part)
+        shape = _shape(expected[name], part)
+        if "data" in part:
+            found[name] = _as_list(expected[name], part, shape)
+            continue
+        size = _declared_bytes(expected[name], part, shape)
         if start + size > len(raw):
             raise TensorMismatch(
                 f"input {name!r} ends at byte {start + size}; the body has {len(raw)}", field=name
@@ -152,8 +157,8 @@ def _alone(spec: ModelSpec, raw: bytes) -> Tensors:
     return found
 
 
-def _shape(spec: TensorSpec, part: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
-    """The shape, with rows, and the bytes of a described input."""
+def _shape(spec: TensorSpec, part: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape, with rows, of a described input."""
     datatype, shape = part.get("datatype"), part.get("shape")
     if not isinstance(datatype, str) or datatype not in NAMES.values():
         raise TensorMismatch(
@@ -179,16 +184,31 @@ def _shape(spec: TensorSpec, part: Mapping[str, Any]) -> tuple[tuple[int, ...], 
             f"of {list(spec.shape)} is expected",
             field=spec.name,
         )
-    size = math.prod(whole) * np.dtype(spec.dtype).itemsize
+    return whole
+
+
+def _declared_bytes(spec: TensorSpec, part: Mapping[str, Any], shape: tuple[int, ...]) -> int:
+    """The bytes of a tensor of this shape, which must be those that the description says."""
+    size = math.prod(shape) * np.dtype(spec.dtype).itemsize
     parameters = _fields(part.get("parameters", {}), frozenset({"binary_data_size"}), "parameters")
     declared = parameters.get("binary_data_size")
     if type(declared) is not int or declared != size:
         raise TensorMismatch(
-            f"input {spec.name!r} of shape {_shown(shape)} has {size} bytes; binary_data_size is "
-            f"{_shown(declared)}",
+            f"input {spec.name!r} of shape {_shown(list(shape))} has {size} bytes; "
+            f"binary_data_size is {_shown(declared)}",
             field=spec.name,
         )
-    return whole, size
+    return size
+
+
+def _as_list(spec: TensorSpec, part: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
+    if _fields(part.get("parameters", {}), frozenset({"binary_data_size"}), "parameters"):
+        raise TensorMismatch(
+            f"input {spec.name!r} has both data and binary_data_size; give one", field=spec.name
+        )
+    if 0 in shape:
+        return np.empty(shape, spec.dtype)  # refused with the other things that a batch must not be
+    return listed(spec, part["data"], shape)
 
 
 def _tensor(spec: TensorSpec, raw: bytes, start: int, shape: tuple[int, ...]) -> Tensor:
@@ -253,9 +273,8 @@ def _fields(value: Any, known: frozenset[str], where: str) -> dict[str, Any]:
         raise Malformed(f"{where} must be a JSON object")
     if unknown := value.keys() - known:
         name = min(unknown)[:80]
-        hint = "; send tensors as bytes" if name == "data" else ""
         raise Malformed(
-            f"{where} has the key {name!r}; known: {', '.join(sorted(known))}{hint}", field=name
+            f"{where} has the key {name!r}; known: {', '.join(sorted(known))}", field=name
         )
     return value
 

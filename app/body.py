@@ -2,6 +2,7 @@
 
 import contextvars
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -208,7 +209,35 @@ def _by_name(spec: ModelSpec, inputs: Any) -> dict[str, Any]:
     return inputs
 
 
+def listed(spec: TensorSpec, value: Any, shape: tuple[int, ...]) -> Tensor:
+    """The tensor of this shape, with rows, from its values in a list: nested or flat, row by row.
+
+    Raises `TensorMismatch`.
+    """
+    array = _array(spec, value, plain=False)
+    if array.shape not in (shape, shape[1:], (math.prod(shape),)):
+        raise TensorMismatch(
+            f"input {spec.name!r} has data of shape {list(array.shape)}; {list(shape)} is declared",
+            field=spec.name,
+        )
+    return _cast(spec, array.reshape(shape), _DTYPES[spec.dtype])
+
+
 def _tensor(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
+    array = _array(spec, value, plain)
+    if array.shape == spec.shape and len(spec.shape) > 0:
+        array = array[np.newaxis]
+    if array.shape[1:] != spec.shape:
+        raise TensorMismatch(
+            f"input {spec.name!r} has shape {list(array.shape)}; {['rows', *spec.shape]} or one "
+            f"row of {list(spec.shape)} is expected",
+            field=spec.name,
+        )
+    return _cast(spec, array, _DTYPES[spec.dtype])
+
+
+def _array(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
+    """The values as numpy finds them, held against the kind of numbers that the input takes."""
     if not isinstance(value, list):
         raise TensorMismatch(
             f"input {spec.name!r} is a JSON {_kind(value)}; a nested list is expected",
@@ -232,15 +261,7 @@ def _tensor(spec: TensorSpec, value: Any, plain: bool) -> Tensor:
             f"input {spec.name!r} holds {_dtype_words(array.dtype)}; {spec.dtype} is expected",
             field=spec.name,
         )
-    if array.shape == spec.shape and len(spec.shape) > 0:
-        array = array[np.newaxis]
-    if array.shape[1:] != spec.shape:
-        raise TensorMismatch(
-            f"input {spec.name!r} has shape {list(array.shape)}; {['rows', *spec.shape]} or one "
-            f"row of {list(spec.shape)} is expected",
-            field=spec.name,
-        )
-    return _cast(spec, array, wanted)
+    return array
 
 
 def _floats(value: list[Any], wanted: np.dtype[Any]) -> Tensor:

@@ -92,6 +92,18 @@ def test_described_tensors_come_through_bit_exact(edge: Edge) -> None:
     assert np.allclose(outputs["log"], np.log(X))
 
 
+@pytest.mark.parametrize("data", [X.tolist(), X[0].tolist(), X.reshape(-1).tolist()])
+def test_a_tensor_may_have_its_values_in_the_description(edge: Edge, data: Any) -> None:
+    description, _ = pair()
+    listed = {"name": "x", "shape": list(X.shape), "datatype": "FP32", "data": data}
+    description["inputs"].insert(1, listed)
+    del description["inputs"][3]
+    answer = send(edge, "pair", description, IDS.tobytes() + FLAG.tobytes(), accept=OCTETS)
+    _, outputs = unpack(answer)
+    assert np.array_equal(outputs["chosen"], IDS)
+    assert np.allclose(outputs["log"], np.log(X))
+
+
 def test_nan_in_outputs_stays_nan_in_bytes(edge: Edge) -> None:
     description, _ = pair()
     data = IDS.tobytes() + FLAG.tobytes() + (-X).tobytes()
@@ -134,6 +146,12 @@ def one(**changed: Any) -> tuple[dict[str, Any], bytes]:
     return {"inputs": [describe("x", ROW, "FP32") | changed]}, ROW.tobytes()
 
 
+def values(data: Any, **changed: Any) -> tuple[dict[str, Any], bytes]:
+    """A described request without bytes."""
+    part = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": data}
+    return {"inputs": [part | changed]}, b""
+
+
 def sized(size: Any) -> dict[str, Any]:
     return {"parameters": {"binary_data_size": size}}
 
@@ -164,6 +182,14 @@ MISMATCHES: dict[str, tuple[str, tuple[Any, bytes], str]] = {
     "not the model's datatype": ("tiny", one(datatype="FP64"), "is FP64; the model takes FP32"),
     "NaN": ("tiny", (b"", struct.pack("<4f", 1, 2, float("nan"), 4)), "NaN or infinity"),
     "infinity": ("tiny", (b"", struct.pack("<4f", 1, 2, 3, float("-inf"))), "NaN or infinity"),
+    "data and bytes": ("tiny", one(data=[1, 2, 3, 4]), "both data and binary_data_size"),
+    "too little data": ("tiny", values([1, 2, 3]), "shape [3]; [1, 4] is declared"),
+    "nested otherwise": ("tiny", values([[1, 2], [3, 4]]), "shape [2, 2]; [1, 4] is declared"),
+    "ragged data": ("tiny", values([[1, 2], [3]]), "is no tensor"),
+    "text for a number": ("tiny", values([1, 2, 3, "4"]), "JSON string"),
+    "data that is no list": ("tiny", values("AAAA"), "a nested list is expected"),
+    "beyond the datatype": ("tiny", values([1e300, 2, 3, 4]), "outside float32"),
+    "data for zero rows": ("tiny", values([], shape=[0, 4]), "batch is empty"),
     "unknown input": ("tiny", one(name="y"), "missing: ['x'], unknown: ['y']"),
     "a long name": ("tiny", one(name="n" * 5000), "unknown: ['nnn"),
     "the same input twice": ("tiny", ({"inputs": one()[0]["inputs"] * 2}, b""), "'x' twice"),
@@ -207,7 +233,6 @@ MALFORMED: dict[str, tuple[str, tuple[Any, bytes], dict[str, str], str]] = {
     "no inputs": ("tiny", ({}, b""), {}, "'inputs'"),
     "inputs by name": ("tiny", ({"inputs": {"x": 1}}, b""), {}, "'inputs'"),
     "an unknown key": ("tiny", (one()[0] | {"model": "tiny"}, b""), {}, "key 'model'"),
-    "data in JSON": ("tiny", one(data=[1, 2, 3, 4]), {}, "send tensors as bytes"),
     "no name": ("tiny", one(name=None), {}, "has no name"),
     "a repeated key": ("tiny", (b'{"id": "1", "id": "2", "inputs": []}', b""), {}, "repeated"),
     "an id of the wrong kind": ("tiny", (one()[0] | {"id": 7}, b""), {}, "'id'"),
