@@ -33,7 +33,8 @@ Map
 - `cascades.py`    from which confidence on a cheap variant may answer alone
 - `records.py`     what became of each build, refusals and failures too
 - `build.py`       the loop: key → skip or build → measure → gate → publish
-- `search.py`      looks for better chains and knobs than the plan's (`goal.py`: its aim)
+- `search.py`      looks for better chains and knobs than the plan's (`goal.py`: its aim;
+  `proposals.py`: what it may try; `findings.py`: what it found)
 - `progress.py`    progress bars with time left
 - `fetch.py`       data from packages, checked and cached
 - `pareto.py`      which variants nobody beats

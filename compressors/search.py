@@ -17,20 +17,21 @@ The study is a journal in the data folder, so a killed search goes on from its l
 import math
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from compressors import pareto, stage, techniques, training, user_model
+from compressors import pareto, stage, techniques, training
 from compressors.build import SILENT, build
 from compressors.build_key import build_key, source_digest
+from compressors.findings import Candidate, Found, as_toml
 from compressors.goal import Goal
 from compressors.outcome import Outcome, Watch
 from compressors.pareto import Point
 from compressors.plan import Plan, Recipe, TypedStep
+from compressors.proposals import NONE, Proposals, Stopped
 from compressors.records import Records
 from compressors.workshop import Built
 from variants import runtimes, trial
@@ -40,15 +41,6 @@ from variants.manifest import digest_json
 from variants.measure import Effort, Progress
 from variants.profile import Accuracy, Profile
 
-if TYPE_CHECKING:
-    import optuna
-
-TORCH_STEPS = 2
-NONE = "none"
-EPOCH_SHARES = (0.25, 0.5, 1.0)
-"""Training of a step, as shares of the reference's epochs."""
-RATE_SHARES = (0.1, 0.3, 1.0)
-"""Peak learning rates of a step, as shares of the reference's."""
 FIRST_SHARE = 0.25
 """Share of the training after which a chain must be near the floor."""
 FIRST_MARGIN = 0.10
@@ -56,52 +48,6 @@ FIRST_MARGIN = 0.10
 EFFORT = Effort(seconds=0.2, samples=30)
 SLACK = 1.25
 """An untrained form that exceeds the best variant's number by this factor is not trained."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
-    """One finished file: its recipe, selection accuracy and the number to make small."""
-
-    recipe: Recipe
-    accuracy: Accuracy
-    value: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """How a search ended.
-
-    `outcomes` tells how the recipes of the front were built; `by_hand` and `searched` are the best
-    of the plan's own recipes and of the found ones that reach the floor, if any does.
-    """
-
-    outcomes: tuple[Outcome, ...]
-    by_hand: Candidate | None
-    searched: Candidate | None
-    trials: int
-    stopped_early: int
-
-    @property
-    def verdict(self) -> str:
-        """Whether the search was worth it, in one sentence."""
-        if self.searched is None:
-            return "The search found no variant that reaches the floor."
-        if self.by_hand is None:
-            return f"No recipe of the plan reaches the floor; {_told(self.searched)} does."
-        ratio = self.by_hand.value / self.searched.value
-        if ratio > 1:
-            return (
-                f"The search beats the plan: {_told(self.searched)} against "
-                f"{_told(self.by_hand)}, {ratio:.2f} times as good."
-            )
-        return (
-            f"The search did not beat the plan: its best is {_told(self.searched)}, "
-            f"the plan's {_told(self.by_hand)}."
-        )
-
-
-def _told(candidate: Candidate) -> str:
-    return f"{candidate.recipe.name} ({candidate.accuracy.value:.4f}, {candidate.value:.4g})"
 
 
 def search(
@@ -154,40 +100,6 @@ def search(
         )
 
 
-def as_toml(recipes: Sequence[Recipe]) -> str:
-    """The recipes as they stand in a plan."""
-    parts = []
-    for recipe in recipes:
-        steps = ", ".join(
-            "{ "
-            + ", ".join(
-                f"{key} = {_toml(value)}"
-                for key, value in {"technique": step.technique, **step.record.config}.items()
-                if value is not None
-            )
-            + " }"
-            for step in recipe.steps
-        )
-        parts.append(f'[[recipe]]\nname = "{recipe.name}"\nsteps = [{steps}]\n')
-    text = "\n".join(parts)
-    tomllib.loads(text)
-    return text
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)
-
-
-class _Stopped(Exception):
-    """A trial ends early; the message says why."""
-
-
 class _Search:
     """The trials of one search."""
 
@@ -201,7 +113,7 @@ class _Search:
         self._watch = watch
         self._scratch = scratch
         self._stage = stage.prepare(plan, folder, records, scratch)
-        self._anatomy = self._stage.workshop.anatomy()
+        self._proposals = Proposals(plan, self._stage.source, self._stage.workshop.anatomy())
         key = build_key(plan, plan.reference, None)
         record = records.find(key)
         assert record is not None and record.manifest_id is not None
@@ -215,7 +127,7 @@ class _Search:
             parent=None,
         )
         self._floor = goal.floor(record.selection.value)
-        self._endings: tuple[str, ...] = tuple(self._names("onnx"))
+        self._endings: tuple[str, ...] = tuple(self._proposals.names("onnx"))
         self.candidates: list[Candidate] = []
 
     def explore(self, journal: Path, deadline: float, most: float) -> tuple[int, int]:
@@ -240,7 +152,7 @@ class _Search:
                 study.tell(old.number, state=TrialState.FAIL)
             self.candidates.extend(self._restored(old.user_attrs.get("candidates", [])))
         if not study.get_trials(deepcopy=False):
-            for names in self._openings():
+            for names in self._proposals.openings():
                 study.enqueue_trial(names)
         stopped = 0
         count = 0
@@ -248,8 +160,8 @@ class _Search:
             proposed = study.ask()
             count += 1
             try:
-                made = self._try(self._proposal(proposed), deadline)
-            except _Stopped as why:
+                made = self._try(self._proposals.chain(proposed), deadline)
+            except Stopped as why:
                 stopped += 1
                 proposed.set_user_attr("stopped", str(why))
                 study.tell(proposed, state=TrialState.PRUNED)
@@ -305,63 +217,8 @@ class _Search:
             "memory": float(profile.memory_bytes),
         }[self._goal.minimise]
 
-    def _names(self, works_on: str) -> list[str]:
-        """Techniques of this kind that are installed and suit the model."""
-        if works_on == "torch" and self._stage.source.user is None:
-            return []
-        source = self._stage.source
-        promised = techniques.Promised(
-            offered=user_model.offered(source.user.path) if source.user else frozenset(),
-            inputs=source.spec.inputs,
-        )
-        found = []
-        for name in techniques.names():
-            technique = techniques.find(name)
-            if works_on != technique.WORKS_ON or technique.FAMILY == "reference":
-                continue
-            if techniques.missing(technique.REQUIRES):
-                continue
-            config = technique.Config(**{key: values[0] for key, values in technique.KNOBS.items()})
-            lacks = techniques.lacking(technique, config, promised)
-            if not lacks and not technique.unsuitable(self._anatomy, config):
-                found.append(name)
-        return found
-
-    def _openings(self) -> Iterator[dict[str, Any]]:
-        """The first trials: the reference as it is, then each technique alone."""
-        yield dict.fromkeys((_place(n) for n in range(TORCH_STEPS)), NONE)
-        for name in self._names("torch"):
-            yield {_place(0): name, **{_place(n): NONE for n in range(1, TORCH_STEPS)}}
-
-    def _proposal(self, proposed: "optuna.Trial") -> tuple[TypedStep, ...]:
-        names = self._names("torch")
-        steps: list[TypedStep] = []
-        families: set[str] = set()
-        for number in range(TORCH_STEPS):
-            place = _place(number)
-            name = proposed.suggest_categorical(place, [NONE, *names])
-            if name == NONE:
-                continue
-            technique = techniques.find(name)
-            if technique.FAMILY in families:
-                raise _Stopped(f"a second step of the family {technique.FAMILY}")
-            families.add(technique.FAMILY)
-            choices = {
-                **technique.KNOBS,
-                "epochs": tuple(self._plan.train.epochs * share for share in EPOCH_SHARES),
-                "learning_rate": tuple(
-                    self._plan.train.learning_rate * share for share in RATE_SHARES
-                ),
-            }
-            values = {
-                knob: proposed.suggest_categorical(f"{place}.{name}.{knob}", options)
-                for knob, options in choices.items()
-            }
-            steps.append(TypedStep(technique=name, config=technique.Config(**values)))
-        return tuple(steps)
-
     def _try(self, steps: tuple[TypedStep, ...], deadline: float) -> list[Candidate]:
-        """Every way to finish this chain. Raises `_Stopped` where it is not worth its training."""
+        """Every way to finish this chain. Raises `Stopped` where it is not worth its training."""
         if not steps:
             made = self._finished(steps, self._reference.artifact)
             self._keep_endings(made)
@@ -371,7 +228,7 @@ class _Search:
         self._hold_briefly_trained(steps)
         left = deadline - time.monotonic()
         if (needed := (time.monotonic() - started) / FIRST_SHARE) > left:
-            raise _Stopped(f"its training would take {needed:.0f} s, and {left:.0f} s are left")
+            raise Stopped(f"its training would take {needed:.0f} s, and {left:.0f} s are left")
         recipe = self._recipe(steps)
         key = build_key(self._plan, recipe, self._reference.manifest_id)
         built = self._stage.workshop.make(recipe, key, self._reference, self._phase(recipe))
@@ -386,7 +243,7 @@ class _Search:
             built = self._stage.workshop.make(recipe, key, self._reference, self._phase(recipe))
             values = [c.value for c in self._finished(recipe.steps, built.path, trained=False)]
         if min(values) > SLACK * best.value:
-            raise _Stopped(
+            raise Stopped(
                 f"{self._goal.minimise} {min(values):.4g} at best, "
                 f"{best.recipe.name} has {best.value:.4g}"
             )
@@ -399,13 +256,14 @@ class _Search:
         answers = training.logits(module, rows, self._stage.workshop.bench).argmax(1).numpy()
         accuracy = float((answers == rows.labels).mean())
         if accuracy < self._floor - FIRST_MARGIN:
-            raise _Stopped(f"accuracy {accuracy:.4f} after {FIRST_SHARE:.0%} of its training")
+            raise Stopped(f"accuracy {accuracy:.4f} after {FIRST_SHARE:.0%} of its training")
 
     def _finished(
         self, steps: tuple[TypedStep, ...], path: Path, *, trained: bool = True
     ) -> list[Candidate]:
         """The file as it is and after each ending, measured; without those that fail."""
         made: list[Candidate] = []
+        why: list[str] = []
         for ending in (NONE, *self._endings):
             last: tuple[TypedStep, ...] = ()
             at = path
@@ -422,10 +280,10 @@ class _Search:
                 made.append(self._measured(recipe, at, trained))
                 if trained and last:
                     self._share_weights(steps, recipe)
-            except (GearshiftError, ValueError, RuntimeError):
-                continue  # what an exported file cannot be turned into is no candidate
+            except (GearshiftError, ValueError, RuntimeError) as error:
+                why.append(f"{ending}: {error}")  # what a file cannot become is no candidate
         if not made:
-            raise _Stopped("no runtime takes what the chain makes")
+            raise Stopped(f"no runtime takes what the chain makes ({'; '.join(why)})")
         return made
 
     def _share_weights(self, steps: tuple[TypedStep, ...], recipe: Recipe) -> None:
@@ -507,10 +365,6 @@ class _Search:
                 accuracy=Accuracy(**one["accuracy"]),
                 value=one["value"],
             )
-
-
-def _place(number: int) -> str:
-    return f"step {number + 1}"
 
 
 def _trained_for(step: TypedStep, share: float) -> TypedStep:
