@@ -22,20 +22,12 @@ from variants import artifact, runtimes, trial
 from variants.cost import Prices
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, Invalid
-from variants.lifecycle import State, check_transition
+from variants.lifecycle import INTERRUPTED, State, check_transition
 from variants.manifest import Artifact, Manifest, manifest_id
 from variants.measure import Effort
 from variants.registry import VariantRecord
 
 log = structlog.get_logger()
-
-INTERRUPTED: dict[State, State] = {
-    "registered": "failed",
-    "verified": "failed",
-    "profiled": "inactive",
-    "draining": "inactive",
-}
-"""Where a variant goes that a stop of the gateway caught between two states."""
 
 
 class Registration:

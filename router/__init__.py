@@ -27,6 +27,8 @@ Map
 - `weights.py`     a weighted objective on normalised axes
 - `ranking.py`     what "best" means for each objective; ties break by variant id
 - `simulate.py`  the same policies in discrete events, on measured service times
+- `rollout.py`     which requests a canary gets, and when it has shown enough; `sequential.py` holds
+                   the intervals that may be looked at after every request
 - `explain.py`     numbers and sentences for people
 
 No I/O, no clock, no randomness: time comes in as `now_s`, so equal inputs give equal answers and

@@ -1,0 +1,144 @@
+"""A new variant on its way in: which requests it gets, and when it has shown enough.
+
+A canary is held against the other variants, which answer the rest of the same traffic at the same
+time, so that a busy host or a hard hour counts against neither. The counts go through confidence
+sequences (`sequential.py`), so the verdict may be asked for at any moment.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from router.sequential import Count, difference, rate
+from variants.evidence import Interval
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Verdict = Literal["promote", "demote", "wait"]
+NOTHING = Count()
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """Which requests a candidate gets: every one of `keys`, every one with a header of `headers`
+    that has the value given there, and `ratio` of the others.
+
+    `sticky` names a header, as one with a user's id: requests with the same value of it stay on the
+    same side, also when `ratio` grows. Without it, or in a request that lacks it, the request's own
+    id decides.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    ratio: Ratio = 0.05
+    keys: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    headers: Annotated[Mapping[HeaderName, str], Field(max_length=16)] = field(default_factory=dict)
+    sticky: HeaderName | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Criteria:
+    """What a canary must show, each as a share of requests, at `confidence` for all together.
+
+    `max_error_excess`: failed requests beyond those of the other variants. `max_slow_excess`:
+    runs that take more than `slow_factor` times the p95 that was measured at registration, beyond
+    those of the others. `min_agreement`: answers like the reference's; None asks for none.
+    `promote` and `demote` say whether the verdict is carried out.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    max_error_excess: Ratio = 0.02
+    max_slow_excess: Ratio = 0.1
+    slow_factor: Annotated[float, Field(ge=1, le=100)] = 1.5
+    min_agreement: Ratio | None = 0.5
+    promote: bool = True
+    demote: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What was counted of the canary and of the variants beside it."""
+
+    failed: Count = NOTHING
+    slow: Count = NOTHING
+    others_failed: Count = NOTHING
+    others_slow: Count = NOTHING
+    agreed: Count = NOTHING
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One criterion: its interval, what it is held against, and whether that is settled."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    criterion: Literal["errors", "latency", "agreement"]
+    found: Interval
+    limit: float
+    standing: Literal["kept", "broken", "open"]
+
+
+def in_share(
+    share: Share, *, seed: str, key: str, headers: Mapping[str, str], request_id: str
+) -> bool:
+    """Whether a request goes to the candidate.
+
+    `headers` by lower-case name. `seed` is the candidate's own, so that the next one does not get
+    the same callers first.
+    """
+    if key in share.keys:
+        return True
+    if any(headers.get(name.lower()) == value for name, value in share.headers.items()):
+        return True
+    sticky = None if share.sticky is None else headers.get(share.sticky.lower())
+    return _fraction(seed, request_id if sticky is None else sticky) < share.ratio
+
+
+def _fraction(seed: str, id: str) -> float:
+    """A number from 0 to below 1 that looks random and is always the same."""
+    digest = hashlib.blake2b(id.encode(), key=seed.encode()[:64], digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48
+
+
+def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Finding, ...]]:
+    """The verdict now and each criterion's part in it.
+
+    `demote` once one criterion is surely broken, `promote` once all are surely kept.
+    """
+    alpha = (1.0 - criteria.confidence) / (2 if criteria.min_agreement is None else 3)
+    errors = difference(seen.failed, seen.others_failed, alpha)
+    slow = difference(seen.slow, seen.others_slow, alpha)
+    findings = [
+        _at_most("errors", errors, criteria.max_error_excess),
+        _at_most("latency", slow, criteria.max_slow_excess),
+    ]
+    if criteria.min_agreement is not None:
+        agreed = rate(seen.agreed, alpha)
+        findings.append(_at_least("agreement", agreed, criteria.min_agreement))
+    standings = {finding.standing for finding in findings}
+    if "broken" in standings:
+        return "demote", tuple(findings)
+    return "wait" if "open" in standings else "promote", tuple(findings)
+
+
+def _at_most(criterion: Literal["errors", "latency"], found: Interval, limit: float) -> Finding:
+    standing: Literal["kept", "broken", "open"] = "open"
+    if found.low > limit:
+        standing = "broken"
+    elif found.high <= limit:
+        standing = "kept"
+    return Finding(criterion=criterion, found=found, limit=limit, standing=standing)
+
+
+def _at_least(criterion: Literal["agreement"], found: Interval, limit: float) -> Finding:
+    standing: Literal["kept", "broken", "open"] = "open"
+    if found.high < limit:
+        standing = "broken"
+    elif found.low >= limit:
+        standing = "kept"
+    return Finding(criterion=criterion, found=found, limit=limit, standing=standing)
