@@ -19,7 +19,7 @@ from starlette.routing import compile_path
 
 from app.errors import Forbidden, Unauthenticated
 from variants.errors import Conflict, Invalid
-from variants.registry import KeyRecord, Registry
+from variants.key_table import KeyRecord, KeyTable
 
 Scope = Literal["infer", "read", "admin", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -34,11 +34,13 @@ ROUTES: Mapping[tuple[str, str], Need] = {
     ("GET", "/v1/models/{model}"): "read",
     ("GET", "/v1/models/{model}/variants"): "read",
     ("GET", "/v1/models/{model}/variants/{variant}"): "read",
+    ("GET", "/v1/models/{model}/variants/{variant}/history"): "read",
     ("POST", "/v1/models/{model}/variants"): "admin",
     ("POST", "/v1/models/{model}/variants/{variant}/activate"): "admin",
     ("POST", "/v1/models/{model}/variants/{variant}/deactivate"): "admin",
     ("PUT", "/v1/models/{model}/reference"): "admin",
     ("PUT", "/v1/blobs/{digest}"): "admin",
+    ("GET", "/v1/audit"): "admin",
     ("GET", "/v1/keys"): "admin",
     ("POST", "/v1/keys"): "admin",
     ("DELETE", "/v1/keys/{id}"): "admin",
@@ -74,8 +76,8 @@ class Keys:
     `version` grows whenever a key comes or goes: what was found out under another one is void.
     """
 
-    def __init__(self, registry: Registry, pepper: bytes, *, required: bool) -> None:
-        self._registry = registry
+    def __init__(self, keys: KeyTable, pepper: bytes, *, required: bool) -> None:
+        self._keys = keys
         self._pepper = pepper
         self._required = required
         self._valid: dict[str, KeyRecord] = {}
@@ -85,27 +87,27 @@ class Keys:
     def refresh(self) -> None:
         """Read the keys again, so that those made or revoked elsewhere count."""
         with self._changing:  # or an older reading could overwrite a newer one
-            keys = self._registry.api_keys()
+            keys = self._keys.all()
             valid = {key.id: key for key in keys if key.revoked_at is None}
             if valid != self._valid:
                 self._valid = valid
                 self.version += 1
 
-    def create(self, name: str, scopes: frozenset[str]) -> str:
+    def create(self, name: str, scopes: frozenset[str], *, actor: str) -> str:
         """Make a key and return it; it cannot be shown again."""
         id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
-        self._registry.add_key(id=id, name=name, secret_hmac=self._hmac(secret), scopes=scopes)
+        self._keys.add(id=id, name=name, secret_hmac=self._hmac(secret), scopes=scopes, actor=actor)
         self.refresh()
         return f"gs_{id}_{secret}"
 
-    def revoke(self, id: str) -> None:
+    def revoke(self, id: str, *, actor: str) -> None:
         """End a key. Raises `NotFound`, or `Conflict` for the last one with the scope `admin`."""
         with self._changing:
             self.refresh()
             admins = {key.id for key in self._valid.values() if "admin" in key.scopes}
             if admins == {id}:
                 raise Conflict("this is the last admin key: make another one first")
-            self._registry.revoke_key(id)
+            self._keys.revoke(id, actor=actor)
             self.refresh()
 
     def check(self, authorization: list[str], need: Need) -> Caller:
@@ -134,7 +136,7 @@ class Keys:
         return hmac.digest(self._pepper, secret.encode(errors="replace"), "sha256").hex()
 
 
-def open_keys(registry: Registry, folder: Path, *, required: bool) -> Keys:
+def open_keys(table: KeyTable, folder: Path, *, required: bool) -> Keys:
     """The keys of a data folder; its pepper is made on first use, readable by the owner only.
 
     Raises `Invalid` for a pepper that others can read or that is not one.
@@ -151,7 +153,7 @@ def open_keys(registry: Registry, folder: Path, *, required: bool) -> Keys:
             "or remove it and make all keys anew",
             field="pepper",
         )
-    keys = Keys(registry, pepper, required=required)
+    keys = Keys(table, pepper, required=required)
     keys.refresh()
     return keys
 

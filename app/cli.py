@@ -31,6 +31,7 @@ app.add_typer(config_app, name="config")
 compressors_cli.register(app)
 
 SCOPES = "infer,read,admin,metrics"
+ACTOR = "command line"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +137,20 @@ def variants_show(ctx: typer.Context, model: str, variant: str) -> None:
     show_variant(ctx.obj.data_dir, model, variant)
 
 
+@app.command()
+def audit(
+    ctx: typer.Context,
+    after: Annotated[int, typer.Option(help="Only lines with a larger id.")] = 0,
+) -> None:
+    """Who changed what, when, why and on what evidence, as JSON lines, oldest first."""
+    from variants.audit import json_line
+    from variants.data_folder import open_data_folder
+
+    with open_data_folder(ctx.obj.data_dir) as data:
+        for entry in data.audit.after(after):
+            sys.stdout.buffer.write(json_line(entry))
+
+
 @keys_app.command("create")
 def keys_create(
     ctx: typer.Context,
@@ -150,7 +165,8 @@ def keys_create(
     if unknown := wanted - set(SCOPES.split(",")):
         raise typer.BadParameter(f"unknown scope {min(unknown)!r}; allowed: {SCOPES}")
     with open_data_folder(ctx.obj.data_dir) as data:
-        print(open_keys(data.registry, data.root, required=True).create(name, wanted))
+        key = open_keys(data.keys, data.root, required=True).create(name, wanted, actor=ACTOR)
+        print(key)
 
 
 @keys_app.command("list")
@@ -159,7 +175,7 @@ def keys_list(ctx: typer.Context) -> None:
     from variants.data_folder import open_data_folder
 
     with open_data_folder(ctx.obj.data_dir) as data:
-        for key in data.registry.api_keys():
+        for key in data.keys.all():
             print(
                 json.dumps(
                     {
@@ -180,7 +196,7 @@ def keys_revoke(ctx: typer.Context, id: str) -> None:
     from variants.data_folder import open_data_folder
 
     with open_data_folder(ctx.obj.data_dir) as data:
-        open_keys(data.registry, data.root, required=True).revoke(id)
+        open_keys(data.keys, data.root, required=True).revoke(id, actor=ACTOR)
 
 
 @config_app.command("show")

@@ -85,10 +85,12 @@ def _prepare(data_dir: Path) -> tuple[str, str, list[Sample]]:
     """The model's name, a key of this run, and one test picture of each class."""
     with open_data_folder(data_dir) as data:
         record = data.registry.models()[0]
-        for old in data.registry.api_keys():
+        for old in data.keys.all():
             if old.name == "demo" and old.revoked_at is None:
-                data.registry.revoke_key(old.id)
-        key = open_keys(data.registry, data.root, required=True).create("demo", frozenset(SCOPES))
+                data.keys.revoke(old.id, actor="demo")
+        key = open_keys(data.keys, data.root, required=True).create(
+            "demo", frozenset(SCOPES), actor="demo"
+        )
         assert record.evaluation_digest is not None, "the build stores the test images"
         held_out = evaluation.load(data.store.blob_path(record.evaluation_digest))
     pixels = next(iter(held_out.inputs.values()))

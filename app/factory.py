@@ -27,7 +27,7 @@ from app.http_edge import Edge, RequestIds
 from app.inference import Inference
 from app.metrics import Metrics
 from app.registration import Registration
-from app.routes import blobs, decisions, health, keys, models
+from app.routes import audit, blobs, decisions, health, keys, models
 from app.routes.guarded import GuardedRoute
 from app.routes.infer import InferEndpoint
 from app.services import Services
@@ -85,7 +85,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
             threads=settings.threads,
             effort=Effort(seconds=settings.profile_s),
         ),
-        keys=open_keys(data.registry, data.root, required=settings.require_keys),
+        keys=open_keys(data.keys, data.root, required=settings.require_keys),
         decisions=remembered,
         metrics=metrics,
         processes=tuple(processes),
@@ -109,7 +109,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
             methods=["POST"],
         )
     )
-    for group in (models, blobs, decisions, keys, health):
+    for group in (models, audit, blobs, decisions, keys, health):
         app.include_router(group.router)
     openapi.install(app)
     _install_errors(app)

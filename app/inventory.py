@@ -10,13 +10,14 @@ from rich.table import Table
 
 from app.schemas import VariantOut, variant_fields
 from variants import manifest as manifests
+from variants.audit import AuditEntry
 from variants.cost import Prices
 from variants.data_folder import DataFolder, open_data_folder
 from variants.profile import host_fingerprint
-from variants.registry import Change, VariantRecord
+from variants.registry import VariantRecord
 
 _records: TypeAdapter[VariantRecord] = TypeAdapter(VariantRecord)
-_history: TypeAdapter[tuple[Change, ...]] = TypeAdapter(tuple[Change, ...])
+_history: TypeAdapter[tuple[AuditEntry, ...]] = TypeAdapter(tuple[AuditEntry, ...])
 
 
 def list_variants(data_dir: Path, prices: Prices, *, as_json: bool) -> None:
@@ -53,7 +54,7 @@ def show_variant(data_dir: Path, model: str, variant: str) -> None:
     """Print one variant's record, history and manifest. Raises `NotFound`."""
     with open_data_folder(data_dir) as data:
         record = data.registry.variant(model, variant)
-        history = data.registry.history(model, variant)
+        history = data.audit.of(model, variant)
         manifest = None
         if record.manifest_id is not None:
             manifest = json.loads(manifests.dumps(data.store.manifest(record.manifest_id)))

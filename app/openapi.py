@@ -271,7 +271,7 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     operation["security"] = [] if need == "public" else [{"key": []}]
     operation["description"] = f"{operation.get('description', '')}\n\nScope: {need}."
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "path":
+        if parameter["in"] in ("path", "query"):
             name = "decision" if path.startswith("/v1/decisions") else parameter["name"]
             parameter["example"] = openapi_examples.PARAMETERS[name]
     answers = operation["responses"]
@@ -279,7 +279,8 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     for status, answer in answers.items():
         if (example := openapi_examples.ANSWERS.get((method, path, status))) is not None:
             answer["content"]["application/json"]["example"] = example
-    for status in sorted(_statuses(method, path, need)):
+    queried = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
+    for status in sorted(_statuses(method, path, need) | ({422} if queried else set())):
         answers.setdefault(str(status), _refusal(status))
 
 

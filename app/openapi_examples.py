@@ -14,8 +14,9 @@ PARAMETERS: dict[str, Any] = {
     "digest": DIGEST,
     "id": "a1b2c3d4",
     "decision": DECISION_ID,
+    "after": 0,
 }
-"""Path parameters by name."""
+"""Path and query parameters by name."""
 
 _SPEC = {
     "name": "fashion",
@@ -66,6 +67,11 @@ _DETAIL = {
             "actor": "key a1b2c3d4 (shop)",
             "reason": "activated",
             "at": "2026-01-31T12:00:00Z",
+            "id": 17,
+            "action": "variant.move",
+            "model": "fashion",
+            "variant": "int8-v2",
+            "evidence": None,
         }
     ],
 }
@@ -123,6 +129,9 @@ ANSWERS: dict[tuple[str, str, str], Any] = {
     ("PUT", "/v1/models/{model}/reference", "200"): _MODEL,
     ("GET", "/v1/models/{model}/variants", "200"): {"variants": [_VARIANT]},
     ("GET", "/v1/models/{model}/variants/{variant}", "200"): _DETAIL,
+    ("GET", "/v1/models/{model}/variants/{variant}/history", "200"): {
+        "history": _DETAIL["history"]
+    },
     ("POST", "/v1/models/{model}/variants", "201"): _DETAIL,
     ("POST", "/v1/models/{model}/variants", "202"): {
         **dict.fromkeys(_DETAIL),

@@ -141,10 +141,10 @@ class Registration:
             await self._publish(model)
         self._metrics.switched(model, "deactivated", time.monotonic() - start)
 
-    async def set_reference(self, model: str, variant: str) -> None:
+    async def set_reference(self, model: str, variant: str, actor: str) -> None:
         """Count accuracy drops from this variant. Raises `NotFound` or `Conflict`."""
         async with self._changing:
-            await asyncio.to_thread(self._data.registry.set_reference, model, variant)
+            await asyncio.to_thread(self._data.registry.set_reference, model, variant, actor=actor)
             await self._publish(model)
 
     async def stop(self) -> None:

@@ -9,12 +9,14 @@ from app.access import Scope
 from app.catalog import ServedModel, cost_usd_per_million
 from app.errors import verdict_json
 from router.decision import Decision
+from variants.audit import AuditEntry
 from variants.cost import Prices
 from variants.evidence import Cascade, Evaluation, LayerSensitivity
+from variants.key_table import KeyRecord
 from variants.lifecycle import State
 from variants.manifest import Digest, Manifest, Step
 from variants.profile import Accuracy
-from variants.registry import Change, KeyRecord, VariantRecord
+from variants.registry import VariantRecord
 from variants.spec import ModelSpec, Name
 
 
@@ -64,7 +66,13 @@ class VariantDetail(VariantOut):
     evaluation: Evaluation | None = Field(None, description="what the build's test rows say")
     sensitivity: list[LayerSensitivity] = []
     cascades: list[Cascade] = Field([], description="ask this variant first, then a better one")
-    history: list[Change] = []
+    history: list[AuditEntry] = []
+
+
+class HistoryOut(BaseModel):
+    """What happened to a variant, oldest first."""
+
+    history: list[AuditEntry]
 
 
 class ModelOut(BaseModel):

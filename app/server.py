@@ -33,9 +33,11 @@ def run(
     with open_data_folder(settings.data_dir) as data, _listen(settings) as listener:
         app = create_app(settings, data, processes)
         services: Services = app.state.services
-        if not data.registry.api_keys() and settings.require_keys:
+        if not data.keys.all() and settings.require_keys:
             key = services.keys.create(
-                "first admin", frozenset({"infer", "read", "admin", "metrics"})
+                "first admin",
+                frozenset({"infer", "read", "admin", "metrics"}),
+                actor="first start",
             )
             print(f"First start: the admin key, shown once: {key}", file=sys.stderr)
         host, port = listener.getsockname()[:2]

@@ -44,7 +44,7 @@ def publish(folder: DataFolder, manifest: Manifest, *, is_reference: bool) -> bo
             )
             state, fresh = new, True
     if is_reference and registry.model(manifest.model).reference is None and state == "active":
-        registry.set_reference(manifest.model, manifest.variant)
+        registry.set_reference(manifest.model, manifest.variant, actor=ACTOR)
     return fresh
 
 

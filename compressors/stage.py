@@ -33,7 +33,7 @@ def prepare(plan: Plan, folder: DataFolder, records: Records, scratch: Path) -> 
     test = folder.store.put_bytes(evaluation.dumps(source.data.test))
     if source.tokenizer is not None:
         folder.store.put_bytes(source.tokenizer)
-    folder.registry.put_model(source.spec, test)
+    folder.registry.put_model(source.spec, test, actor="build")
     selection = scratch / "selection.safetensors"
     selection.write_bytes(evaluation.dumps(source.data.selection))
     bench = Bench(

@@ -9,7 +9,7 @@ from tests import ladder as ladders
 from tests import models
 from variants import evaluation
 from variants.data_folder import DataFolder, open_data_folder
-from variants.registry import Registry
+from variants.database import Database
 from variants.spec import ModelSpec
 from variants.store import Store
 
@@ -67,9 +67,9 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    """An empty registry."""
-    opened = Registry(tmp_path / "data" / "registry.sqlite3")
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An empty database."""
+    opened = Database(tmp_path / "data" / "registry.sqlite3")
     yield opened
     opened.close()
 

@@ -44,7 +44,7 @@ def publish(
 ) -> dict[str, Manifest]:
     """Measure each artifact in a real trial and activate it; the first is the reference."""
     digest = None if evaluation is None else data.store.put_bytes(evaluations.dumps(evaluation))
-    data.registry.put_model(spec, digest)
+    data.registry.put_model(spec, digest, actor="test")
     found = {}
     for name, path in paths.items():
         result = trial.run(
@@ -88,14 +88,14 @@ def publish(
                 spec.name, name, state, actor="test", reason="test", manifest_id=manifest.id
             )
         found[name] = manifest
-    data.registry.set_reference(spec.name, reference or next(iter(paths)))
+    data.registry.set_reference(spec.name, reference or next(iter(paths)), actor="test")
     return found
 
 
 def make_key(data: DataFolder, *scopes: str) -> str:
     """A key with these scopes, or with all of them."""
-    keys = open_keys(data.registry, data.root, required=True)
-    return keys.create("test", frozenset(scopes or SCOPES))
+    keys = open_keys(data.keys, data.root, required=True)
+    return keys.create("test", frozenset(scopes or SCOPES), actor="test")
 
 
 @dataclass

@@ -9,7 +9,8 @@ Map
 - `manifest.py`    one variant's whole record and its only serialised form
 - `lifecycle.py`   the states a variant moves through, as one table
 - `store.py`       content-addressed blobs and manifests on disk
-- `registry.py`    models, variants, keys and audit in a database; `migrations/` holds its schema
+- `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it
+- `registry.py`    models and variants in it; `key_table.py` keys; `audit.py` who changed what
 - `tokenizer.py`   texts to token numbers, the same in build and gateway
 - `evaluation.py`  labelled held-out data as one safetensors blob
 - `artifact.py`    what an ONNX file must look like before anything loads it

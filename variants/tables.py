@@ -1,13 +1,14 @@
-"""The registry's tables, as SQLAlchemy Core describes them. `migrations/` creates them."""
+"""The database's tables, as SQLAlchemy Core describes them. `migrations/` creates them."""
 
 from datetime import UTC, datetime
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     DateTime,
     Dialect,
     ForeignKey,
-    ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     String,
@@ -38,6 +39,7 @@ models = Table(
     Column("evaluation_digest", String(64)),
     Column("reference", String(63)),
     Column("created_at", Instant, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
 )
 
 variants = Table(
@@ -50,22 +52,28 @@ variants = Table(
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
 )
 
-history = Table(
-    "history",
+audit = Table(
+    "audit",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("model", String(63), nullable=False),
-    Column("variant", String(63), nullable=False),
-    Column("old_state", String(16)),
-    Column("new_state", String(16), nullable=False),
-    Column("actor", String(128), nullable=False),
-    Column("reason", Text, nullable=False),
     Column("at", Instant, nullable=False),
-    ForeignKeyConstraint(["model", "variant"], ["variants.model", "variants.name"]),
+    Column("actor", String(128), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("model", String(63)),
+    Column("variant", String(63)),
+    Column("old_state", String(16)),
+    Column("new_state", String(16)),
+    Column("reason", Text, nullable=False),
+    Column("evidence", Text),
+    Index("audit_of_variant", "model", "variant"),
 )
-"""Append-only: who moved which variant, when and why."""
+"""Append-only: triggers refuse to change or remove a line."""
+
+changes = Table("changes", metadata, Column("version", BigInteger, nullable=False))
+"""One row with a number that grows at each change: gateways look at it."""
 
 keys = Table(
     "keys",
@@ -76,4 +84,5 @@ keys = Table(
     Column("scopes", String(128), nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("revoked_at", Instant),
+    Column("version", Integer, nullable=False, server_default="1"),
 )

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.routes.guarded import GuardedRoute
 from app.schemas import (
+    HistoryOut,
     ModelList,
     ModelOut,
     ReferenceIn,
@@ -55,6 +56,14 @@ async def get_variant(model: str, variant: str, parts: Parts) -> VariantDetail:
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
+@router.get("/{model}/variants/{variant}/history", summary="A variant's history")
+async def get_history(model: str, variant: str, parts: Parts) -> HistoryOut:
+    """Who moved it from state to state, when, why and on what evidence; oldest first."""
+    await asyncio.to_thread(parts.data.registry.variant, model, variant)
+    found = await asyncio.to_thread(parts.data.audit.of, model, variant)
+    return HistoryOut(history=list(found))
+
+
 @router.post(
     "/{model}/variants",
     status_code=202,
@@ -96,10 +105,10 @@ async def deactivate(model: str, variant: str, parts: Parts, who: Who) -> Varian
 
 
 @router.put("/{model}/reference", summary="Set the reference")
-async def set_reference(model: str, wanted: ReferenceIn, parts: Parts) -> ModelOut:
+async def set_reference(model: str, wanted: ReferenceIn, parts: Parts, who: Who) -> ModelOut:
     """Count accuracy drops from this active variant."""
     parts.engine.catalog.model(model)
-    await parts.registration.set_reference(model, wanted.variant)
+    await parts.registration.set_reference(model, wanted.variant, who.name)
     return model_out(parts.engine.catalog.model(model))
 
 
@@ -120,7 +129,7 @@ def _detail(parts: Services, model: str, variant: str) -> VariantDetail:
         evaluation=manifest.evaluation if manifest is not None else None,
         sensitivity=list(manifest.sensitivity) if manifest is not None else [],
         cascades=list(manifest.cascades) if manifest is not None else [],
-        history=list(parts.data.registry.history(model, variant)),
+        history=list(parts.data.audit.of(model, variant)),
     )
 
 

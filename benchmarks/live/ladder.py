@@ -52,12 +52,14 @@ def renewed(source: Path, model: str | None, root: Path, *, effort: Effort, rows
         ]
         if len(manifests) < 2:
             raise Invalid(f"{source}: model {chosen!r} has fewer than two active variants")
-        made.registry.put_model(record.spec, None)
+        made.registry.put_model(record.spec, None, actor="live")
         for manifest in manifests:
             path = given.store.blob_path(manifest.artifact.digest)
             _publish(made, _profiled(path, manifest, record.spec, effort), path)
-        made.registry.set_reference(chosen, record.reference or manifests[0].variant)
-        key = open_keys(made.registry, made.root, required=True).create("live", frozenset(SCOPES))
+        made.registry.set_reference(chosen, record.reference or manifests[0].variant, actor="live")
+        key = open_keys(made.registry, made.root, required=True).create(
+            "live", frozenset(SCOPES), actor="live"
+        )
     (ladder,) = data_folder.ladders(root)
     return Served(root=root, key=key, spec=record.spec, rows=held_out, ladder=ladder)
 

@@ -62,29 +62,29 @@ def test_neither_can_a_plain_or_mounted_application(app: FastAPI) -> None:
 
 
 def test_a_key_is_checked_and_revoked(data_folder: DataFolder) -> None:
-    keys = open_keys(data_folder.registry, data_folder.root, required=True)
-    admin = keys.create("first", frozenset({"admin"}))
-    key = keys.create("shop", frozenset({"infer"}))
+    keys = open_keys(data_folder.keys, data_folder.root, required=True)
+    admin = keys.create("first", frozenset({"admin"}), actor="test")
+    key = keys.create("shop", frozenset({"infer"}), actor="test")
     assert keys.check([f"Bearer {key}"], "infer").scopes == {"infer"}
     with pytest.raises(Forbidden):
         keys.check([f"Bearer {key}"], "admin")
-    keys.revoke(key.split("_")[1])
+    keys.revoke(key.split("_")[1], actor="test")
     with pytest.raises(Unauthenticated):
         keys.check([f"Bearer {key}"], "infer")
     with pytest.raises(NotFound):
-        keys.revoke("ffffffff")
+        keys.revoke("ffffffff", actor="test")
     with pytest.raises(Conflict, match="last admin key"):
-        keys.revoke(admin.split("_")[1])
+        keys.revoke(admin.split("_")[1], actor="test")
 
 
 def test_of_two_last_admin_keys_only_one_can_be_revoked(data_folder: DataFolder) -> None:
-    keys = open_keys(data_folder.registry, data_folder.root, required=True)
-    ids = [keys.create("admin", frozenset({"admin"})).split("_")[1] for _ in range(2)]
+    keys = open_keys(data_folder.keys, data_folder.root, required=True)
+    ids = [keys.create("admin", frozenset({"admin"}), actor="test").split("_")[1] for _ in range(2)]
     refused: list[Conflict] = []
 
     def revoke(id: str) -> None:
         try:
-            keys.revoke(id)
+            keys.revoke(id, actor="test")
         except Conflict as error:
             refused.append(error)
 
@@ -97,15 +97,15 @@ def test_of_two_last_admin_keys_only_one_can_be_revoked(data_folder: DataFolder)
 
 
 def test_a_key_outlives_the_process_that_made_it(data_folder: DataFolder) -> None:
-    key = open_keys(data_folder.registry, data_folder.root, required=True).create(
-        "shop", frozenset({"infer"})
+    key = open_keys(data_folder.keys, data_folder.root, required=True).create(
+        "shop", frozenset({"infer"}), actor="test"
     )
-    again = open_keys(data_folder.registry, data_folder.root, required=True)
+    again = open_keys(data_folder.keys, data_folder.root, required=True)
     assert again.check([f"Bearer {key}"], "infer").name.endswith("(shop)")
 
 
 def test_without_keys_anyone_may_do_anything(data_folder: DataFolder) -> None:
-    keys = open_keys(data_folder.registry, data_folder.root, required=False)
+    keys = open_keys(data_folder.keys, data_folder.root, required=False)
     assert keys.check([], "admin").name == "anyone"
 
 
@@ -115,11 +115,11 @@ def test_a_broken_pepper_is_refused(data_folder: DataFolder, content: bytes) -> 
     pepper.write_bytes(content)
     pepper.chmod(0o600)
     with pytest.raises(Invalid, match=f"has {len(content)} bytes"):
-        open_keys(data_folder.registry, data_folder.root, required=True)
+        open_keys(data_folder.keys, data_folder.root, required=True)
 
 
 def test_a_pepper_that_others_can_read_is_refused(data_folder: DataFolder) -> None:
-    open_keys(data_folder.registry, data_folder.root, required=True)
+    open_keys(data_folder.keys, data_folder.root, required=True)
     (data_folder.root / "pepper").chmod(0o644)
     with pytest.raises(Invalid, match="chmod 600"):
-        open_keys(data_folder.registry, data_folder.root, required=True)
+        open_keys(data_folder.keys, data_folder.root, required=True)

@@ -60,7 +60,7 @@ def test_every_recipe_becomes_an_active_variant(ladder: Ladder) -> None:
 
 
 def test_each_step_of_publishing_is_in_the_history(ladder: Ladder) -> None:
-    history = ladder.folder.registry.history("toy", "int8")
+    history = ladder.folder.audit.of("toy", "int8")
     assert [c.new_state for c in history] == ["registered", "verified", "profiled", "active"]
     assert {change.actor for change in history} == {"build"}
 

@@ -130,7 +130,7 @@ def test_cascades_are_renewed_in_the_manifests_of_active_variants(
 ) -> None:
     records = Records(data_folder.root)
     artifact = data_folder.store.put_file(tiny_onnx)
-    data_folder.registry.put_model(tiny_spec, None)
+    data_folder.registry.put_model(tiny_spec, None, actor="test")
     random = np.random.default_rng(6)
     for (name, p50), scores in zip(
         {"a": 0.001, "b": 0.004, "retired": 0.006, "c": 0.05}.items(),

@@ -1,6 +1,9 @@
 """Who may do what: every route against every kind of key (group A)."""
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +12,9 @@ import httpx
 import pytest
 
 from app.access import ROUTES, open_keys
+from tests import world
 from tests.edge import Edge
 from tests.raw import Answer, assert_problem, request
-from tests.world import make_key
 from variants.data_folder import open_data_folder
 
 PROTECTED = [(method, path, need) for (method, path), need in ROUTES.items() if need != "public"]
@@ -105,8 +108,8 @@ def test_the_scheme_is_case_insensitive(edge: Edge) -> None:
 
 def test_unknown_wrong_and_revoked_keys_cannot_be_told_apart(edge: Edge) -> None:
     with open_data_folder(edge.data_dir) as data:
-        revoked = make_key(data, "infer")
-        open_keys(data.registry, data.root, required=True).revoke(revoked.split("_")[1])
+        revoked = world.make_key(data, "infer")
+        open_keys(data.keys, data.root, required=True).revoke(revoked.split("_")[1], actor="test")
     _, id, secret = edge.key.split("_", 2)
     bodies = set()
     for key in (revoked, f"gs_{id}_wrong", f"gs_00000000_{secret}"):
@@ -120,7 +123,7 @@ def test_unknown_wrong_and_revoked_keys_cannot_be_told_apart(edge: Edge) -> None
 def test_the_check_takes_as_long_for_an_unknown_key_as_for_a_wrong_one(edge: Edge) -> None:
     """10,000 tries of each; the medians differ by less than the check's own spread."""
     with open_data_folder(edge.data_dir) as data:
-        keys = open_keys(data.registry, data.root, required=True)
+        keys = open_keys(data.keys, data.root, required=True)
     _, id, secret = edge.key.split("_", 2)
     wrong, unknown = f"Bearer gs_{id}_{'x' * len(secret)}", f"Bearer gs_00000000_{secret}"
 
@@ -143,10 +146,10 @@ def test_the_check_takes_as_long_for_an_unknown_key_as_for_a_wrong_one(edge: Edg
 
 def test_a_key_revoked_on_the_command_line_is_refused_within_a_second(edge: Edge) -> None:
     with open_data_folder(edge.data_dir) as data:
-        keys = open_keys(data.registry, data.root, required=True)
-        key = keys.create("short-lived", frozenset({"read"}))
+        keys = open_keys(data.keys, data.root, required=True)
+        key = keys.create("short-lived", frozenset({"read"}), actor="test")
         _until(edge, key, 200)
-        keys.revoke(key.split("_")[1])
+        keys.revoke(key.split("_")[1], actor="test")
         assert _until(edge, key, 401) < 1
 
 
@@ -225,3 +228,24 @@ def _error(client: httpx.Client, key: str) -> str:
 
 def test_the_pepper_is_readable_by_its_owner_only(edge: Edge) -> None:
     assert (edge.data_dir / "pepper").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_audit_is_exported_as_json_lines_by_route_and_by_command(tmp_path: Path) -> None:
+    with open_data_folder(tmp_path / "data") as data:
+        key = world.make_key(data)
+    with world.gateway(tmp_path / "data", key) as gateway, gateway.client() as client:
+        made = client.post("/v1/keys", json={"name": "shop", "scopes": ["infer"]}).json()["key"]
+        answer = client.get("/v1/audit")
+        assert answer.headers["content-type"].startswith("application/jsonl")
+        lines = [json.loads(line) for line in answer.text.splitlines()]
+        assert [line["action"] for line in lines] == ["key.create", "key.create"]
+        assert lines[1]["evidence"]["key"] == made.split("_")[1]
+        assert lines[1]["actor"] == f"key {key.split('_')[1]} (test)"
+        assert made.split("_", 2)[2] not in answer.text
+        later = client.get("/v1/audit", params={"after": lines[0]["id"]})
+        assert [json.loads(line) for line in later.text.splitlines()] == lines[1:]
+    command = [sys.executable, "-m", "app.cli", "--data-dir", str(tmp_path / "data"), "audit"]
+    printed = subprocess.run(
+        [*command, "--after", "1"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert [json.loads(line) for line in printed.stdout.splitlines()] == lines[1:]

@@ -97,7 +97,7 @@ def with_engine(
             await engine.stop()
 
     with open_data_folder(tmp_path / "data") as data:
-        data.registry.put_model(models.tiny_spec(), None)
+        data.registry.put_model(models.tiny_spec(), None, actor="test")
         ladders.publish_fake(data, "a", model=MODEL)
         ladders.publish_fake(data, "slow", model=MODEL, service_s=0.3)
         asyncio.run(run(data))
