@@ -12,6 +12,7 @@ Map
 - `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it
 - `registry.py`    models and variants in it; `key_table.py` keys; `audit.py` who changed what
 - `tokenizer.py`   texts to token numbers, the same in build and gateway
+- `agreement.py`   how alike two variants' answers to the same rows are
 - `evaluation.py`  labelled held-out data as one safetensors blob
 - `artifact.py`    what an ONNX file must look like before anything loads it
 - `runtimes/`      one file per runtime; the file name is the registration

@@ -5,7 +5,7 @@ functions of its own, a dynamic leading axis on every input and output. Imports 
 in a throw-away process for files that strangers sent. Source: ONNX IR specification.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -22,8 +22,10 @@ REJECTIONS = (
     "external_data",
     "custom_domain",
     "opset_not_allowed",
+    "operator_not_allowed",
     "signature_mismatch",
     "load_failed",
+    "disagrees",
 )
 
 MAX_BYTES = 2**31 - 1
@@ -32,6 +34,9 @@ MAX_TENSOR_BYTES = 2**31 - 1
 OPSETS = range(17, 24)
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """`com.microsoft` holds ONNX Runtime's own quantised operators; no code comes with the file."""
+
+STANDARD = frozenset({"", "ai.onnx.ml"})
+"""Domains whose operators the `onnx` library describes."""
 
 _WIDTHS = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 """Bytes per element by `TensorProto.DataType`; types that share bytes are left out."""
@@ -117,13 +122,11 @@ def _check_model(model: Any) -> Signature:
                 f"opset {opset.version}; allowed: {OPSETS.start} to {OPSETS.stop - 1}",
             )
     count = 0
+    opsets = {_domain(opset.domain): opset.version for opset in model.opset_import}
     for graph in _graphs(model.graph):
         for index, node in enumerate(graph.node):
             count += 1
-            if node.domain not in DOMAINS:
-                raise ArtifactRejected(
-                    "custom_domain", f"node {index} ({node.op_type}): domain {node.domain!r}"
-                )
+            _check_operator(index, node, opsets)
         if count > MAX_NODES:
             raise ArtifactRejected("too_large", f"more than {MAX_NODES} nodes")
         _check_tensors(graph)
@@ -140,6 +143,36 @@ def _check_model(model: Any) -> Signature:
         inputs=tuple(_tensor(v) for v in model.graph.input if v.name not in initialised),
         outputs=tuple(_tensor(v) for v in model.graph.output),
     )
+
+
+def _check_operator(index: int, node: Any, opsets: Mapping[str, int]) -> None:
+    """Refuse an operator of another domain, and one that this opset does not have.
+
+    Schemas are those of the `onnx` library; it has none for `com.microsoft`, so what is no operator
+    there is found when it is loaded.
+    """
+    import onnx
+
+    domain, name = _domain(node.domain), f"node {index}, operator {str(node.op_type)[:80]}"
+    if domain not in DOMAINS or domain not in opsets:
+        raise ArtifactRejected(
+            "custom_domain", f"{name}, domain {str(node.domain)[:80]!r} is not allowed"
+        )
+    if domain not in STANDARD:
+        return
+    opset = opsets[domain]
+    try:
+        known = not onnx.defs.get_schema(node.op_type, opset, domain).deprecated
+    except (onnx.defs.SchemaError, TypeError):  # the latter for names and numbers out of range
+        known = False
+    if not known:
+        where = f"opset {opset}" if not domain else f"opset {opset} of {domain}"
+        raise ArtifactRejected("operator_not_allowed", f"{name}, {where} is not allowed")
+
+
+def _domain(name: str) -> str:
+    """The domain, of which the default one has two names."""
+    return "" if name == "ai.onnx" else name
 
 
 def _first_line(error: Exception) -> str:

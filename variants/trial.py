@@ -4,9 +4,9 @@ A file from a stranger may crash, hang or exhaust its loader, so nothing else op
 build measures through the same processes, because memory is only meaningful in a fresh one.
 
 Wire: the parent starts `python -m variants.trial PARENT_PID` and writes one JSON object a line to
-its standard input (`check`, `profile`, `accuracy`); the child answers with `{"progress": 0.5}`
-lines and then `{"result": …}` or `{"error": "…", "code": "…"}`. Scores travel as base64 of
-little-endian float32, because the child may not write files.
+its standard input (`check`, `profile`, `load`, `accuracy`); the child answers with lines of
+`{"progress": 0.5}` and then `{"result": …}` or `{"error": "…", "code": "…"}`. Scores travel as
+base64 of little-endian float32, because the child may not write files.
 """
 
 import base64
@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -135,6 +135,20 @@ def run(
         failures=failures,
         scores=scores,
     )
+
+
+def scores(
+    request: Request, on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None
+) -> NDArray[np.float32]:
+    """What a known artifact answers on the first evaluation, `[n, classes]`; nothing is measured.
+
+    Runs on the first of the runtimes. Raises `ArtifactRejected` or `TrialFailed`.
+    """
+    path = next(iter(request.evaluations.values()))
+    with _Child(replace(request, keep_scores=True), on_start) as child:
+        child.call("load", {"runtime": request.runtimes[0]}, lambda _: None)
+        answer = child.call("accuracy", {"path": str(path)}, lambda _: None)
+    return _decoded(answer["scores"], _accuracy.validate_python(answer["accuracy"]).n)
 
 
 def _decoded(text: str, rows: int) -> NDArray[np.float32]:
@@ -252,8 +266,11 @@ class _Trial:
         self._check_outputs()
         return _profile.dump_python(measured, mode="json")
 
+    def load(self, progress: Progress, runtime: str) -> None:
+        self._session = runtimes.find(runtime).load(self._request.path, self._request.threads)
+
     def accuracy(self, progress: Progress, path: str) -> Any:
-        assert self._session is not None, "profile comes first"
+        assert self._session is not None, "profile or load comes first"
         rows = evaluation.load(Path(path))
         scores = measure.scores(self._session, rows, progress)
         right = int((scores.argmax(axis=1) == rows.labels).sum())

@@ -218,12 +218,32 @@ def test_a_second_opset_does_not_hide_the_first(tmp_path: Path) -> None:
     assert refused(tmp_path, built) == "opset_not_allowed"
 
 
-def test_unknown_ir_versions_and_operators_are_malformed(tmp_path: Path) -> None:
+def test_unknown_ir_versions_are_malformed(tmp_path: Path) -> None:
     built = linear()
     built.ir_version = 10_000
     assert refused(tmp_path, built) == "malformed"
-    unknown = helper.make_node("DoesNotExist", ["x"], ["logits"])
-    assert refused(tmp_path, model(graph([unknown]))) == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset", "domain"),
+    [
+        ("DoesNotExist", 20, ""),
+        ("Gelu", 18, ""),  # came with opset 20
+        ("Upsample", 18, ""),  # went with opset 10
+        ("Shell", 1, "ai.onnx.ml"),
+    ],
+)
+def test_an_operator_that_the_opset_lacks_is_named_with_its_node(
+    tmp_path: Path, operator: str, opset: int, domain: str
+) -> None:
+    first = helper.make_node("Identity", ["x"], ["same"])
+    wrong = helper.make_node(operator, ["same"], ["logits"], domain=domain)
+    domains = [domain] if domain else []
+    built = model(graph([first, wrong]), opset=20 if domain else opset, domains=domains)
+    found = refusal(models.save(built, tmp_path / "wrong.onnx"))
+    assert found.code == "operator_not_allowed"
+    of = f" of {domain}" if domain else ""
+    assert str(found) == f"node 1, operator {operator}, opset {opset}{of} is not allowed"
 
 
 def test_a_cyclic_graph_is_malformed(tmp_path: Path) -> None:

@@ -80,6 +80,13 @@ def save(tmp_path: Path, nodes: list[Any], **arrays: np.ndarray) -> Path:
     return models.save(built, tmp_path / "other.onnx")
 
 
+def test_a_known_artifact_is_scored_without_being_measured(request_: Request) -> None:
+    rows = models.tiny_evaluation(100, wrong=10).inputs["x"]
+    assert np.allclose(trial.scores(request_), models.tiny_logits(rows), atol=1e-5)
+    with pytest.raises(ArtifactRejected):
+        trial.scores(replace(request_, path=next(iter(request_.evaluations.values()))))
+
+
 def test_a_sound_file_is_measured_and_scored(request_: Request) -> None:
     shares: list[float] = []
     result = trial.run(request_, shares.append)
