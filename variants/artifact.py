@@ -1,10 +1,12 @@
 """What an ONNX file must look like before any runtime loads it.
 
 Format allow-list by content, limits, then structure: opset, domains, no external data, no
-functions of its own, a dynamic leading axis on every input and output. Imports `onnx`, so call it
-in a throw-away process for files that strangers sent. Source: ONNX IR specification.
+functions of its own, no value that cannot be held, a dynamic leading axis on every input and
+output. `check_format` parses nothing; `check_onnx` imports `onnx`, so call it in a throw-away
+process for files that strangers sent. Source: ONNX IR specification.
 """
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from variants import wire
 from variants.errors import ArtifactRejected
 from variants.spec import Dtype, TensorSpec
 
@@ -30,13 +33,29 @@ REJECTIONS = (
 
 MAX_BYTES = 2**31 - 1
 MAX_NODES = 100_000
+MAX_VALUES = 4 * MAX_NODES
+"""Declared inputs, outputs, initialisers and inner values."""
+
 MAX_TENSOR_BYTES = 2**31 - 1
+MAX_OPSETS = 16
+MAX_DESCRIPTION_BYTES = 64 << 20
+"""Documentation and metadata of the file and its nodes; exporters write stack traces there."""
+
+MAX_QUOTED = 80
+"""Characters of a name that a refusal quotes."""
+
+MAX_NAMED = 8
+"""Tensors that a refusal lists."""
+
 OPSETS = range(17, 24)
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """`com.microsoft` holds ONNX Runtime's own quantised operators; no code comes with the file."""
 
 STANDARD = frozenset({"", "ai.onnx.ml"})
 """Domains whose operators the `onnx` library describes."""
+
+OUTWARD = frozenset({"ATen", "EPContext", "PythonOp", "PythonOpGrad", "Snpe"})
+"""Operators of these domains that name code or files outside the graph."""
 
 _WIDTHS = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 """Bytes per element by `TensorProto.DataType`; types that share bytes are left out."""
@@ -53,11 +72,17 @@ _FOREIGN = {
     b"\x93NUMPY": "NumPy array",
     b"GGUF": "GGUF",
     b"\x7fELF": "native library",
-    b"TFL3": "TensorFlow Lite",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
     b"7z\xbc\xaf": "7-zip",
+    b"Rar!": "RAR archive",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
 }
+_FOREIGN_AT_4 = {b"TFL3": "TensorFlow Lite", b"ORTM": "ONNX Runtime's own format"}
+
+_ZIP_END = b"PK\x05\x06"
+_ZIP_END_BYTES = 22
+_ZIP_COMMENT_BYTES = 0xFFFF
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,20 +94,53 @@ class Signature:
 
 
 def check_format(path: Path) -> None:
-    """Refuse what can be told from its size and first bytes alone; opens nothing with a loader.
+    """Refuse what can be told without parsing; opens nothing with a loader.
 
     Raises `ArtifactRejected` with the code `too_large` or `format_not_allowed`.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ArtifactRejected("too_large", f"{size} bytes; at most {MAX_BYTES} are allowed")
+    if name := _foreign(path, size):
+        raise ArtifactRejected("format_not_allowed", f"this is {name}; only ONNX is allowed")
+    try:
+        wire.check(path)
+    except wire.NotOnnx as error:
+        raise ArtifactRejected("format_not_allowed", f"this is not ONNX: {error}") from error
+
+
+def _foreign(path: Path, size: int) -> str | None:
+    """What other format the file is in, or carries at its end."""
     with path.open("rb") as file:
         head = file.read(512)
+        file.seek(max(0, size - _ZIP_END_BYTES - _ZIP_COMMENT_BYTES))
+        tail = file.read()
     for magic, name in _FOREIGN.items():
         if head.startswith(magic):
-            raise ArtifactRejected("format_not_allowed", f"this is {name}; only ONNX is allowed")
+            return name
     if head[257:262] == b"ustar":
-        raise ArtifactRejected("format_not_allowed", "this is a tar archive; only ONNX is allowed")
+        return "a tar archive"
+    if _ends_as_zip(tail, size):
+        return "a zip archive behind other bytes"
+    return _FOREIGN_AT_4.get(head[4:8])
+
+
+def _ends_as_zip(tail: bytes, size: int) -> bool:
+    """Whether a reader of zip archives would find one, however the file begins.
+
+    Such a reader looks for the end record from behind. Weights may hold its four first bytes by
+    chance, but then the numbers after them do not fit. Source: APPNOTE.TXT, section 4.3.16.
+    """
+    at = tail.rfind(_ZIP_END)
+    while at >= 0:
+        record = tail[at : at + _ZIP_END_BYTES]
+        if len(record) == _ZIP_END_BYTES:
+            disk, first, here, entries, length, start, _ = struct.unpack("<4x4H2LH", record)
+            before = size - len(tail) + at
+            if disk == first == 0 and here == entries and length + start <= before:
+                return True
+        at = tail.rfind(_ZIP_END, 0, at)
+    return False
 
 
 def check_onnx(path: Path) -> Signature:
@@ -113,36 +171,29 @@ def _parse(path: Path) -> Any:
 def _check_model(model: Any) -> Signature:
     import onnx
 
-    for opset in model.opset_import:
-        if opset.domain not in DOMAINS:
-            raise ArtifactRejected("custom_domain", f"operator domain {opset.domain!r}")
-        if opset.domain in ("", "ai.onnx") and opset.version not in OPSETS:
-            raise ArtifactRejected(
-                "opset_not_allowed",
-                f"opset {opset.version}; allowed: {OPSETS.start} to {OPSETS.stop - 1}",
-            )
-    count = 0
+    _check_domains(model)
+    _check_size(model)
     opsets = {_domain(opset.domain): opset.version for opset in model.opset_import}
     for graph in _graphs(model.graph):
         for index, node in enumerate(graph.node):
-            count += 1
             _check_operator(index, node, opsets)
-        if count > MAX_NODES:
-            raise ArtifactRejected("too_large", f"more than {MAX_NODES} nodes")
         _check_tensors(graph)
     if model.functions:
-        raise ArtifactRejected("custom_domain", "the file defines functions of its own")
+        name = _quoted(model.functions[0].name)
+        raise ArtifactRejected("custom_domain", f"the file defines functions of its own: {name}")
     if model.training_info:
         raise ArtifactRejected("malformed", "the file holds training graphs")
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise ArtifactRejected("malformed", _first_line(error)) from error
+        raise ArtifactRejected("malformed", " ".join(str(error).split())) from error
     initialised = {tensor.name for tensor in model.graph.initializer}
-    return Signature(
+    signature = Signature(
         inputs=tuple(_tensor(v) for v in model.graph.input if v.name not in initialised),
         outputs=tuple(_tensor(v) for v in model.graph.output),
     )
+    _check_values(model)
+    return signature
 
 
 def _check_operator(index: int, node: Any, opsets: Mapping[str, int]) -> None:
@@ -153,11 +204,13 @@ def _check_operator(index: int, node: Any, opsets: Mapping[str, int]) -> None:
     """
     import onnx
 
-    domain, name = _domain(node.domain), f"node {index}, operator {str(node.op_type)[:80]}"
+    domain, name = _domain(node.domain), _where(index, node)
     if domain not in DOMAINS or domain not in opsets:
         raise ArtifactRejected(
-            "custom_domain", f"{name}, domain {str(node.domain)[:80]!r} is not allowed"
+            "custom_domain", f"{name}, domain {_quoted(node.domain)} is not allowed"
         )
+    if node.op_type in OUTWARD:
+        raise ArtifactRejected("custom_domain", f"{name} names code or files outside the graph")
     if domain not in STANDARD:
         return
     opset = opsets[domain]
@@ -175,8 +228,85 @@ def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _check_domains(model: Any) -> None:
+    if len(model.opset_import) > MAX_OPSETS:
+        raise ArtifactRejected(
+            "too_large", f"{len(model.opset_import)} operator sets; at most {MAX_OPSETS}"
+        )
+    for opset in model.opset_import:
+        if opset.domain not in DOMAINS:
+            raise ArtifactRejected("custom_domain", f"operator domain {_quoted(opset.domain)}")
+        if opset.domain in ("", "ai.onnx") and opset.version not in OPSETS:
+            raise ArtifactRejected(
+                "opset_not_allowed",
+                f"opset {opset.version}; allowed: {OPSETS.start} to {OPSETS.stop - 1}",
+            )
+
+
+def _check_size(model: Any) -> None:
+    """Bound the numbers of nodes and values and the length of descriptions, in all graphs."""
+    nodes = values = 0
+    described = _description_bytes(model)
+    for graph in _graphs(model.graph):
+        nodes += len(graph.node)
+        values += len(graph.input) + len(graph.output) + len(graph.value_info)
+        values += len(graph.initializer) + len(graph.sparse_initializer)
+        if nodes > MAX_NODES:
+            raise ArtifactRejected("too_large", f"more than {MAX_NODES} nodes")
+        if values > MAX_VALUES:
+            raise ArtifactRejected(
+                "too_large", f"more than {MAX_VALUES} inputs, outputs and values"
+            )
+        described += _description_bytes(graph) + sum(map(_description_bytes, graph.node))
+    if described > MAX_DESCRIPTION_BYTES:
+        raise ArtifactRejected(
+            "too_large",
+            f"{described} bytes of descriptions; at most {MAX_DESCRIPTION_BYTES} are allowed",
+        )
+    size = model.ByteSize()
+    model.DiscardUnknownFields()
+    if (unknown := size - model.ByteSize()) != 0:
+        raise ArtifactRejected("malformed", f"{unknown} bytes of it are fields that ONNX has not")
+
+
+def _description_bytes(part: Any) -> int:
+    entries = sum(len(entry.key) + len(entry.value) for entry in part.metadata_props)
+    return len(part.doc_string) + entries
+
+
+def _check_values(model: Any) -> None:
+    """Refuse a graph that says of a value that it is too large to be held.
+
+    This is about constants that are small in the file and grow: `ConstantOfShape`, `Expand`,
+    `Tile`, `Range`. A batch counts as one row. What cannot be told by inference of shapes shows in
+    the trial; inference is not asked to compute values, which it would do at any size. Takes the
+    bytes of large initialisers out of the model, which inference has no use for and would copy.
+    """
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > 1024:
+            tensor.ClearField("raw_data")
+    for graph in _graphs(onnx.shape_inference.infer_shapes(model).graph):
+        makers = {
+            output: _where(index, node)
+            for index, node in enumerate(graph.node)
+            for output in node.output
+        }
+        for value in graph.value_info:
+            sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            where = makers.get(value.name, "the graph")
+            _check_dims(f"{where}: its output {_quoted(value.name)}", (n for n in sizes if n > 0))
+
+
+def _where(index: int, node: Any) -> str:
+    """How a refusal names a node."""
+    name = f" {_quoted(node.name)}" if node.name else ""
+    return f"node {index}{name}, operator {node.op_type[:MAX_QUOTED]}"
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= MAX_QUOTED else name[:MAX_QUOTED] + "…")
 
 
 def _check_tensors(graph: Any) -> None:
@@ -195,9 +325,9 @@ def _check_tensors(graph: Any) -> None:
         _check_dims("a sparse tensor", tensor.dims)
         tensors += (tensor.values, tensor.indices)
     for tensor in tensors:
+        name = f"tensor {_quoted(tensor.name)}"
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ArtifactRejected("external_data", f"tensor {tensor.name!r} lies outside the file")
-        name = f"tensor {tensor.name!r}"
+            raise ArtifactRejected("external_data", f"{name} lies outside the file")
         elements = _check_dims(name, tensor.dims)
         width = _WIDTHS.get(tensor.data_type)
         if width and tensor.HasField("raw_data") and len(tensor.raw_data) != elements * width:
@@ -233,20 +363,21 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _tensor(value: Any) -> TensorSpec:
-
     kind = value.type.tensor_type
     dims = kind.shape.dim
     if not value.type.HasField("tensor_type") or not dims:
-        raise ArtifactRejected("signature_mismatch", f"{value.name!r} is not a batched tensor")
+        raise ArtifactRejected(
+            "signature_mismatch", f"{_quoted(value.name)} is not a batched tensor"
+        )
     if dims[0].HasField("dim_value"):
         raise ArtifactRejected(
             "signature_mismatch",
-            f"the batch axis of {value.name!r} is {dims[0].dim_value}, not dynamic",
+            f"the batch axis of {_quoted(value.name)} is {dims[0].dim_value}, not dynamic",
         )
     for dim in dims[1:]:
         if not dim.HasField("dim_value") or dim.dim_value <= 0:
             raise ArtifactRejected(
-                "signature_mismatch", f"only the first axis of {value.name!r} may be dynamic"
+                "signature_mismatch", f"only the first axis of {_quoted(value.name)} may be dynamic"
             )
     return TensorSpec(
         name=value.name, dtype=_dtype(value), shape=tuple(d.dim_value for d in dims[1:])
@@ -263,7 +394,7 @@ def _dtype(value: Any) -> Dtype:
             return dtype
     raise ArtifactRejected(
         "signature_mismatch",
-        f"the type of {value.name!r} is number {number}; allowed: {', '.join(allowed)}",
+        f"the type of {_quoted(value.name)} is number {number}; allowed: {', '.join(allowed)}",
     )
 
 
@@ -272,11 +403,13 @@ def check_signature(
 ) -> None:
     """Raise `ArtifactRejected` unless the graph has exactly the model's tensors, in any order."""
     for side, have, want in (("input", found.inputs, inputs), ("output", found.outputs, outputs)):
-        if {t.name: t for t in have} != {t.name: t for t in want}:
+        if sorted(map(repr, have)) != sorted(map(repr, want)):
             raise ArtifactRejected(
                 "signature_mismatch", f"{side}s are {_words(have)}, the model has {_words(want)}"
             )
 
 
 def _words(tensors: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in tensors) or "none"
+    shown = [f"{t.name[:MAX_QUOTED]} {t.dtype}{list(t.shape)}" for t in tensors[:MAX_NAMED]]
+    more = [f"{len(tensors) - MAX_NAMED} more"] if len(tensors) > MAX_NAMED else []
+    return ", ".join(shown + more) or "none"

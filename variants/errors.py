@@ -6,6 +6,7 @@ GearshiftError
 ├── Invalid                a manifest, specification or settings file that says the wrong thing
 │   └── ArtifactRejected   a file that must not be, or cannot be, loaded
 ├── TrialFailed            the throw-away process crashed, hung or ran out of memory
+│   └── TrialCrashed       it ended by itself, without an answer
 └── StorageFull            the disk does not take what was sent
 
 HTTP status codes are chosen at the edge, never here.
@@ -35,16 +36,24 @@ class Invalid(GearshiftError):
 class ArtifactRejected(Invalid):
     """An artifact that must not be loaded: wrong format, unsafe content, or beyond the limits.
 
-    `code` is one of the words in `variants.artifact.REJECTIONS`.
+    `code` is one of the words in `variants.artifact.REJECTIONS`. The message may come from a
+    library that quotes the file, so it is cut and holds nothing that cannot be printed.
     """
 
+    MAX_MESSAGE = 1000
+
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(message, field="artifact")
+        shown = "".join(c if c.isprintable() else " " for c in message[: self.MAX_MESSAGE])
+        super().__init__(shown, field="artifact")
         self.code = code
 
 
 class TrialFailed(GearshiftError):
     """The throw-away process that loads an artifact crashed, hung or ran out of memory."""
+
+
+class TrialCrashed(TrialFailed):
+    """The process ended without an answer, mostly by a signal."""
 
 
 class StorageFull(GearshiftError):

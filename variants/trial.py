@@ -31,13 +31,17 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from variants import artifact, evaluation, measure, runtimes
-from variants.errors import ArtifactRejected, TrialFailed
+from variants.errors import ArtifactRejected, TrialCrashed, TrialFailed
 from variants.measure import Effort, Progress
 from variants.profile import Accuracy, Profile
 from variants.spec import ModelSpec
 
 GIB = 2**30
 SAMPLE_ROWS = 64
+MAX_ANSWER_BYTES = 1 << 20
+MAX_SCORES_BYTES = 1 << 30
+"""The longest line that is read of a child, for the file that it loaded may speak through it."""
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -89,7 +93,8 @@ def run(
     """Check the file, measure it on each runtime and score it on the fastest.
 
     `on_start` is told of each process as it starts, so that another thread can end the trial by
-    killing them. Raises `ArtifactRejected` for a file that is not allowed or that no runtime loads.
+    killing them. Raises `ArtifactRejected` for a file that is not allowed, that no runtime loads,
+    or that ends the process of one: such a file is not kept for the others.
     """
     parts = len(request.runtimes) + len(request.evaluations)
     done = 0
@@ -113,6 +118,8 @@ def run(
                 if error.code != "load_failed":
                     raise
                 failures[runtime] = str(error)
+            except TrialCrashed as error:
+                raise ArtifactRejected("load_failed", f"{runtime}: {error}") from error
             except TrialFailed as error:
                 failures[runtime] = str(error)
             done += 1
@@ -204,7 +211,8 @@ class _Child:
         """The result of one operation. Raises what the child reported, or `TrialFailed`."""
         self._send({"operation": operation, **arguments})
         assert self._process.stdout is not None
-        for line in self._process.stdout:
+        longest = MAX_SCORES_BYTES if self._request.keep_scores else MAX_ANSWER_BYTES
+        while line := self._process.stdout.readline(longest):
             try:
                 message = json.loads(line)
             except ValueError:
@@ -219,7 +227,7 @@ class _Child:
         status = self._process.wait()
         if not self._watchdog.is_alive():
             raise TrialFailed(f"{operation} did not end within {self._request.timeout_s:g} s")
-        raise TrialFailed(f"the process died during {operation} (exit status {status})")
+        raise TrialCrashed(f"the process died during {operation} ({_ending(status)})")
 
     def _send(self, message: object) -> None:
         assert self._process.stdin is not None
@@ -228,6 +236,11 @@ class _Child:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # the answer's end of file says how the process died
+
+
+def _ending(status: int) -> str:
+    """How a process ended, in words."""
+    return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
 
 def _environment() -> dict[str, str]:
