@@ -5,9 +5,11 @@ int64 class numbers under `labels`. safetensors holds data only (no code) and is
 copying; source: the format section of the safetensors documentation.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,11 @@ from safetensors.numpy import load_file, save
 
 from variants.errors import Invalid
 from variants.runtimes import Tensor
+from variants.spec import Dtype
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_TENSORS = 65
+"""As many inputs as a model may have, and the labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +43,11 @@ class EvaluationSet:
             if rows.shape[:1] != (n,):
                 raise Invalid(
                     f"input {name!r} has shape {list(rows.shape)} for {n} labels", field=name
+                )
+            if rows.dtype.name not in get_args(Dtype):
+                raise Invalid(
+                    f"input {name!r} is {rows.dtype}; allowed: {', '.join(get_args(Dtype))}",
+                    field=name,
                 )
 
     def first(self, n: int) -> "EvaluationSet":
@@ -64,9 +76,36 @@ def dumps(evaluation: EvaluationSet) -> bytes:
 def load(path: Path) -> EvaluationSet:
     """The set in a safetensors file. Raises `Invalid` where it is damaged."""
     try:
+        _check_header(path)
         tensors = load_file(path)
         labels = tensors.pop("labels")
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise Invalid(f"not an evaluation set: {error}", field="evaluation") from error
     inputs = {name.removeprefix("input."): rows for name, rows in tensors.items()}
     return EvaluationSet(inputs=inputs, labels=labels)
+
+
+def _check_header(path: Path) -> None:
+    """Raise `ValueError` for a header that is large, or names a tensor twice.
+
+    The library takes headers of 100 MB, and the last of two tensors of a name.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if not 0 < size <= MAX_HEADER_BYTES:
+            raise ValueError(f"the header has {size} bytes, not 1 to {MAX_HEADER_BYTES}")
+        text = file.read(size)
+    try:
+        header = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the header is no JSON: {error}") from error
+    if not isinstance(header, dict) or len(header.keys() - {"__metadata__"}) > MAX_TENSORS:
+        raise ValueError(f"the header is no object of at most {MAX_TENSORS} tensors")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(name for index, (name, _) in enumerate(pairs) if (name in dict(pairs[:index])))
+        raise ValueError(f"the header has {twice[:80]!r} twice")
+    return found

@@ -190,6 +190,10 @@ def test_a_pickle_is_refused_and_never_run(client: httpx.Client, tmp_path: Path)
     assert not canary.exists()
 
 
+def test_what_is_plainly_no_model_is_refused(client: httpx.Client) -> None:
+    assert "no field of an ONNX model" in refused(client, "text", b"this is not a model at all")
+
+
 def test_an_archive_is_refused(client: httpx.Client, tmp_path: Path) -> None:
     path = tmp_path / "model.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -234,7 +238,9 @@ def test_a_taken_name_is_a_conflict_and_an_unknown_parent_is_refused(
 
 
 def test_a_failed_variant_cannot_be_activated(client: httpx.Client) -> None:
-    failed(client, "rubbish", b"this is not a model at all")
+    cut = models.linear()
+    cut.graph.node[0].input[0] = "nowhere"
+    assert "nowhere" in failed(client, "rubbish", cut.SerializeToString())
     answer = client.post(f"{VARIANTS}/rubbish/activate")
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
     assert infer(client, "rubbish").status_code == 409

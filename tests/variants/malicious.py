@@ -11,6 +11,7 @@ anything parses it), `structure` (before any runtime loads it) or `trial` (the t
 import bz2
 import gzip
 import io
+import json
 import lzma
 import pickle
 import tarfile
@@ -599,3 +600,75 @@ def _all() -> Iterator[Malice]:
 
 ARTIFACTS = tuple(_all())
 """Every file; those that cost a trial most come last."""
+
+
+# Evaluation sets: the product reads safetensors, and nothing else, as data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaliceInData:
+    """A file that is no evaluation set, and a word that the refusal holds."""
+
+    name: str
+    content: bytes
+    words: str
+
+
+def _tensors(header: object, body: bytes = b"", *, length: int | None = None) -> bytes:
+    """A safetensors file with this header, as bytes or as JSON."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + body
+
+
+def _entry(start: int, end: int, shape: Sequence[int], dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+def _data() -> Iterator[tuple[str, bytes, str]]:
+    labels = _entry(0, 8, [1], "I64")
+    rows = _entry(8, 12, [1, 1])
+    yield "empty", b"", "header has 0 bytes"
+    yield "pickle", pickle.dumps({"labels": [1]}), "header"
+    yield "zip", _zip(Path("canary"), "data.pkl"), "header"
+    yield "no header", _tensors(b"", length=1 << 20), "header|Header"
+    yield "header of 2^63 bytes", _tensors(b"{}", length=2**63), "eader"
+    yield "header of 100 MB", _tensors(b"{}" + b" " * (101 << 20)), "eader"
+    yield "header is no JSON", _tensors(b"{" * 64), "eader"
+    yield "header of 100,000 levels", _tensors(b'{"a":' * 100_000), "eader"
+    yield "header is not UTF-8", _tensors(b'{"\xff": 1}'), "eader"
+    yield (
+        "overlapping",
+        _tensors({"labels": labels, "input.x": _entry(0, 8, [1, 2])}, bytes(8)),
+        ".",
+    )
+    yield "behind the end", _tensors({"labels": labels, "input.x": rows}, bytes(8)), "."
+    yield "a hole", _tensors({"labels": labels, "input.x": _entry(16, 20, [1, 1])}, bytes(20)), "."
+    yield "backwards", _tensors({"labels": _entry(8, 0, [1], "I64")}, bytes(8)), "."
+    yield "more bytes than shape", _tensors({"labels": _entry(0, 16, [1], "I64")}, bytes(16)), "."
+    yield "fewer bytes than shape", _tensors({"labels": _entry(0, 8, [9], "I64")}, bytes(8)), "."
+    yield "shape overflows", _tensors({"labels": _entry(0, 8, [2**62, 4], "I64")}, bytes(8)), "."
+    yield "negative shape", _tensors({"labels": _entry(0, 8, [-1], "I64")}, bytes(8)), "."
+    yield "unknown type", _tensors({"labels": _entry(0, 8, [1], "OBJECT")}, bytes(8)), "."
+    yield "no rows", safetensors({"labels": np.zeros(0, dtype=np.int64)}), "empty"
+    yield (
+        "zero-size input",
+        safetensors({"labels": np.zeros(1, np.int64), "x": np.zeros((0, 3))}),
+        ("shape"),
+    )
+    yield "no labels", safetensors({"input.x": np.zeros((3, 1))}), "labels"
+    yield "labels of another type", safetensors({"labels": np.zeros(3)}), "float64"
+    yield "bytes behind", safetensors({"labels": np.zeros(3, dtype=np.int64)}) + b"x", "."
+    twice = b'{"labels":%b,"labels":%b}' % ((json.dumps(labels).encode(),) * 2)
+    yield "two of a name", _tensors(twice, bytes(8)), "'labels' twice"
+    yield (
+        "half precision",
+        _tensors({"labels": labels, "input.x": _entry(8, 10, [1, 1], "BF16")}, bytes(10)),
+        "bfloat16",
+    )
+    many = {f"t{number}": _entry(0, 0, [0]) for number in range(100_000)}
+    yield "100,000 tensors", _tensors({"labels": labels} | many, bytes(8)), "."
+
+
+EVALUATIONS = tuple(
+    MaliceInData(name=name, content=content, words=words) for name, content, words in _data()
+)

@@ -1,5 +1,6 @@
 """Throw-away processes: what a stranger's file does to them never reaches the parent."""
 
+import contextlib
 import os
 import pickle
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests import models
-from tests.variants.test_artifact import Canary
+from tests.variants.malicious import ARTIFACTS, Canary
 from variants import evaluation, runtimes, trial
 from variants.errors import ArtifactRejected, TrialFailed
 from variants.measure import Effort
@@ -48,12 +49,13 @@ def nothing_left() -> Any:
 
 def children() -> list[int]:
     """The throw-away processes; other tests may have started helpers of their own."""
-    return [
-        int(pid)
-        for task in Path("/proc/self/task").iterdir()
-        for pid in (task / "children").read_text(encoding="ascii").split()
-        if b"variants.trial" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread or a child may end meanwhile
+            for pid in (task / "children").read_text(encoding="ascii").split():
+                if b"variants.trial" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(int(pid))
+    return found
 
 
 def at_first_progress(act: Callable[[int], None]) -> Callable[[float], None]:
@@ -185,6 +187,16 @@ def test_a_file_that_asks_for_too_much_memory_is_refused(request_: Request, tmp_
 
 def test_a_checker_without_memory_refuses_the_file(request_: Request) -> None:
     assert refusal(replace(request_, memory_bytes=1)).code == "load_failed"
+
+
+def test_a_file_that_ends_one_runtime_is_not_kept_for_another(
+    request_: Request, tmp_path: Path
+) -> None:
+    (crash,) = [malice for malice in ARTIFACTS if malice.name == "crash.onnx"]
+    path = tmp_path / "crash.onnx"
+    path.write_bytes(crash.content(tmp_path / "canary"))
+    refused = refusal(replace(request_, path=path, runtimes=("onnxruntime", "fake")))
+    assert str(refused) == "onnxruntime: the process died during profile (SIGFPE)"
 
 
 def test_a_file_that_never_ends_is_cut_off(request_: Request, tmp_path: Path) -> None:
