@@ -3,9 +3,10 @@
 import json
 import os
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +14,10 @@ from app import settings as settings_module
 from app.settings import Settings
 from compressors import cli as compressors_cli
 from variants.cost import Prices
-from variants.errors import GearshiftError
+from variants.errors import GearshiftError, RegistryUnavailable
+
+if TYPE_CHECKING:
+    from variants.data_folder import DataFolder
 
 app = typer.Typer(
     name="gearshift",
@@ -46,6 +50,10 @@ class Context:
     def data_dir(self) -> Path:
         """The data folder."""
         return self.settings.data_dir
+
+    def open_data(self) -> "AbstractContextManager[DataFolder]":
+        """The store and the database."""
+        return self.settings.open_data()
 
     @property
     def prices(self) -> Prices:
@@ -126,7 +134,7 @@ def variants_list(
     """Every variant of every model with its state and measurements."""
     from app.inventory import list_variants
 
-    list_variants(ctx.obj.data_dir, ctx.obj.prices, as_json=json_)
+    list_variants(ctx.obj.settings, as_json=json_)
 
 
 @variants_app.command("show")
@@ -134,7 +142,7 @@ def variants_show(ctx: typer.Context, model: str, variant: str) -> None:
     """One variant's record, history and manifest, as JSON."""
     from app.inventory import show_variant
 
-    show_variant(ctx.obj.data_dir, model, variant)
+    show_variant(ctx.obj.settings, model, variant)
 
 
 @app.command()
@@ -144,9 +152,8 @@ def audit(
 ) -> None:
     """Who changed what, when, why and on what evidence, as JSON lines, oldest first."""
     from variants.audit import json_line
-    from variants.data_folder import open_data_folder
 
-    with open_data_folder(ctx.obj.data_dir) as data:
+    with ctx.obj.settings.open_data() as data:
         for entry in data.audit.after(after):
             sys.stdout.buffer.write(json_line(entry))
 
@@ -159,12 +166,11 @@ def keys_create(
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
     from app.access import open_keys
-    from variants.data_folder import open_data_folder
 
     wanted = frozenset(scope.strip() for scope in scopes.split(",") if scope.strip())
     if unknown := wanted - set(SCOPES.split(",")):
         raise typer.BadParameter(f"unknown scope {min(unknown)!r}; allowed: {SCOPES}")
-    with open_data_folder(ctx.obj.data_dir) as data:
+    with ctx.obj.settings.open_data() as data:
         key = open_keys(data.keys, data.root, required=True).create(name, wanted, actor=ACTOR)
         print(key)
 
@@ -172,9 +178,8 @@ def keys_create(
 @keys_app.command("list")
 def keys_list(ctx: typer.Context) -> None:
     """Every key without its secret, as JSON lines."""
-    from variants.data_folder import open_data_folder
 
-    with open_data_folder(ctx.obj.data_dir) as data:
+    with ctx.obj.settings.open_data() as data:
         for key in data.keys.all():
             print(
                 json.dumps(
@@ -193,9 +198,8 @@ def keys_list(ctx: typer.Context) -> None:
 def keys_revoke(ctx: typer.Context, id: str) -> None:
     """End a key; a running gateway notices within a second."""
     from app.access import open_keys
-    from variants.data_folder import open_data_folder
 
-    with open_data_folder(ctx.obj.data_dir) as data:
+    with ctx.obj.settings.open_data() as data:
         open_keys(data.keys, data.root, required=True).revoke(id, actor=ACTOR)
 
 
@@ -220,6 +224,8 @@ def main() -> None:
         app(standalone_mode=True)
     except GearshiftError as error:
         print(f"gearshift: {error}", file=sys.stderr)
+        if isinstance(error, RegistryUnavailable) and error.__cause__ is not None:
+            print(str(error.__cause__).partition("\n")[0], file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,9 +25,9 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from app import settings
 from app.access import SCOPES, open_keys
 from variants import evaluation
-from variants.data_folder import open_data_folder
 from variants.errors import GearshiftError
 
 PLAN = Path("examples/fashion_mnist/plan.toml")
@@ -83,7 +83,7 @@ def _gearshift(data_dir: Path, *arguments: str) -> None:
 
 def _prepare(data_dir: Path) -> tuple[str, str, list[Sample]]:
     """The model's name, a key of this run, and one test picture of each class."""
-    with open_data_folder(data_dir) as data:
+    with settings.load(None, {"data_dir": data_dir})[0].open_data() as data:
         record = data.registry.models()[0]
         for old in data.keys.all():
             if old.name == "demo" and old.revoked_at is None:

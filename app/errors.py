@@ -14,7 +14,15 @@ import orjson
 from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from router.decision import Decision, Verdict
-from variants.errors import ArtifactRejected, Conflict, Invalid, NotFound, StorageFull
+from variants.errors import (
+    ArtifactRejected,
+    Conflict,
+    Invalid,
+    NotFound,
+    RegistryReadOnly,
+    RegistryUnavailable,
+    StorageFull,
+)
 
 CONTENT_TYPE = "application/problem+json"
 MAX_DETAIL = 2000
@@ -129,13 +137,15 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
     (Shed, 503, "shed", "A more urgent request took the place in the full queue"),
     (Draining, 503, "draining", "The gateway is shutting down"),
+    (RegistryReadOnly, 503, "registry-read-only", "The registry takes no changes now"),
+    (RegistryUnavailable, 503, "registry-unavailable", "The registry does not answer now"),
     (
         DeadlinePassed,
         504,
         "deadline-passed",
         "The deadline passed in the queue; the work was dropped",
     ),
-    (StorageFull, 507, "storage-full", "The artifact store is full"),
+    (StorageFull, 507, "storage-full", "No room for what was sent"),
 )
 """Error, status, code, title. The first row whose type matches holds; anything else is a 500."""
 

@@ -1,7 +1,6 @@
 """`gearshift variants`: what the data folder holds, without a running gateway."""
 
 import json
-from pathlib import Path
 
 from pydantic import TypeAdapter
 from rich import box
@@ -9,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from app.schemas import VariantOut, variant_fields
+from app.settings import Settings
 from variants import manifest as manifests
 from variants.audit import AuditEntry
 from variants.cost import Prices
-from variants.data_folder import DataFolder, open_data_folder
+from variants.data_folder import DataFolder
 from variants.profile import host_fingerprint
 from variants.registry import VariantRecord
 
@@ -20,15 +20,18 @@ _records: TypeAdapter[VariantRecord] = TypeAdapter(VariantRecord)
 _history: TypeAdapter[tuple[AuditEntry, ...]] = TypeAdapter(tuple[AuditEntry, ...])
 
 
-def list_variants(data_dir: Path, prices: Prices, *, as_json: bool) -> None:
+def list_variants(settings: Settings, *, as_json: bool) -> None:
     """Print every variant of every model."""
-    with open_data_folder(data_dir) as data:
-        found = _all(data, prices)
+    with settings.open_data() as data:
+        found = _all(data, settings.prices.prices())
     if as_json:
         print(json.dumps([v.model_dump(mode="json") for v in found], indent=2))
         return
     table = Table(
-        title=f"Variants in {data_dir}", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False
+        title=f"Variants in {settings.data_dir}",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for column in ("model", "variant", "state", "runtime"):
         table.add_column(column, no_wrap=True)
@@ -50,9 +53,9 @@ def list_variants(data_dir: Path, prices: Prices, *, as_json: bool) -> None:
         print("* the reference, from which accuracy drops are counted")
 
 
-def show_variant(data_dir: Path, model: str, variant: str) -> None:
+def show_variant(settings: Settings, model: str, variant: str) -> None:
     """Print one variant's record, history and manifest. Raises `NotFound`."""
-    with open_data_folder(data_dir) as data:
+    with settings.open_data() as data:
         record = data.registry.variant(model, variant)
         history = data.audit.of(model, variant)
         manifest = None

@@ -15,7 +15,6 @@ from app.factory import create_app
 from app.protocol import limited
 from app.services import Services
 from app.settings import Settings
-from variants.data_folder import open_data_folder
 from variants.errors import Invalid
 
 BACKLOG = 2048
@@ -30,7 +29,7 @@ def run(
     connections are taken. Raises `Invalid` when the address cannot be bound.
     """
     configure_logs()
-    with open_data_folder(settings.data_dir) as data, _listen(settings) as listener:
+    with settings.open_data() as data, _listen(settings) as listener:
         app = create_app(settings, data, processes)
         services: Services = app.state.services
         if not data.keys.all() and settings.require_keys:

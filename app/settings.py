@@ -8,16 +8,20 @@ import difflib
 import ipaddress
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from app.engine.limits import Limits, share_out, usable_cores
 from variants import toml_file
 from variants.cost import Prices
 from variants.errors import Invalid
+
+if TYPE_CHECKING:
+    from variants.data_folder import DataFolder
 
 PREFIX = "GEARSHIFT_"
 
@@ -43,6 +47,16 @@ class Settings(BaseModel):
     data_dir: Annotated[Path, Field(description="folder of the store and the registry")] = Field(
         default_factory=lambda: platformdirs.user_data_path("gearshift")
     )
+    database_url: Annotated[
+        SecretStr | None,
+        Field(
+            description="PostgreSQL database that several gateways share, postgresql://…; "
+            "not set: registry.sqlite3 in data_dir"
+        ),
+    ] = None
+    database_timeout_s: Annotated[
+        float, Field(ge=0.1, description="longest wait for the database: connection, lock, answer")
+    ] = 5.0
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port; 0 takes a free one")] = 8080
     require_keys: Annotated[
@@ -97,6 +111,17 @@ class Settings(BaseModel):
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a body to arrive")] = 30.0
     drain_s: Annotated[float, Field(ge=0, description="time to finish work at shutdown")] = 20.0
     prices: PriceSettings = PriceSettings()
+
+    def open_data(self) -> "AbstractContextManager[DataFolder]":
+        """The store and the database, open until the context ends."""
+        from variants.data_folder import open_data_folder
+
+        url = self.database_url
+        return open_data_folder(
+            self.data_dir,
+            database_url=None if url is None else url.get_secret_value(),
+            timeout_s=self.database_timeout_s,
+        )
 
     def worker_limits(self) -> tuple[Limits, ...]:
         """What each worker may take."""

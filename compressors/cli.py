@@ -1,12 +1,14 @@
 """`gearshift build`, `gearshift report` and `gearshift techniques`.
 
-`register` mounts them on the program's command line. Their context object offers `data_dir` and
-`prices`, which come from the settings. Exit status: 0 when all is there, 1 when a recipe failed or
-was refused or the machine would not do it, 2 for a plan or a command line that is wrong.
+`register` mounts them on the program's command line. Their context object offers `data_dir`,
+`open_data` and `prices`, which come from the settings. Exit status: 0 when all is there, 1 when a
+recipe failed or was refused or the machine would not do it, 2 for a plan or a command line that is
+wrong.
 """
 
 import json
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, cast
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from compressors.plan import Plan
     from compressors.report import Row
     from variants.cost import Prices
+    from variants.data_folder import DataFolder
 
 MEBI = 2**20
 WIDE = 132
@@ -35,6 +38,10 @@ class Context(Protocol):
     @property
     def data_dir(self) -> Path:
         """The data folder that build and gateway share."""
+        ...
+
+    def open_data(self) -> "AbstractContextManager[DataFolder]":
+        """The store and the database of it, open until the context ends."""
         ...
 
     @property
@@ -114,11 +121,10 @@ def report(
     """Show what was measured, and write HTML pages and a picture of it."""
     from compressors import page
     from compressors import report as reports
-    from variants.data_folder import open_data_folder
 
     context = cast(Context, ctx.obj)
     try:
-        with open_data_folder(context.data_dir) as folder:
+        with context.open_data() as folder:
             models = reports.read(folder, context.prices, model)
         rows = tuple(row for one in models for row in one.rows)
         if as_json:
@@ -163,9 +169,8 @@ def _build(
 ) -> tuple[tuple["Outcome", ...], str]:
     """How each recipe ended, and what the search has to say."""
     from compressors.build import build as run
-    from variants.data_folder import open_data_folder
 
-    with open_data_folder(cast(Context, ctx.obj).data_dir) as folder:
+    with cast(Context, ctx.obj).open_data() as folder:
         if wish is None:
             return run(plan, folder, only=only, watch=watch), ""
         from compressors.search import search

@@ -12,11 +12,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {
-    "requirements.lock": ("what the gateway needs", ()),
+    "requirements.lock": ("what the gateway needs", ("postgres",)),
     "requirements-build.lock": ("the gateway and the build", ("build", "openvino")),
     "requirements-dev.lock": (
         "everything and the tests' tools",
-        ("build", "openvino", "nncf", "dev"),
+        ("build", "openvino", "nncf", "postgres", "dev"),
     ),
 }
 

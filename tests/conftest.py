@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import ladder as ladders
-from tests import models
+from tests import models, servers
 from variants import evaluation
 from variants.data_folder import DataFolder, open_data_folder
 from variants.database import Database
@@ -66,10 +66,26 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "data")
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """A PostgreSQL server; skips where none is installed."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a new, empty database is: a file, and an address on a PostgreSQL server."""
+    if request.param == "sqlite":
+        return tmp_path / "data" / "registry.sqlite3"
+    server: servers.Postgres = request.getfixturevalue("postgres")
+    return server.database()
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """An empty database."""
-    opened = Database(tmp_path / "data" / "registry.sqlite3")
+def database(place: Path | str) -> Iterator[Database]:
+    """An empty database of each kind."""
+    opened = Database(place)
     yield opened
     opened.close()
 

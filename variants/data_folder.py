@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from variants.audit import Audit
-from variants.database import Database
+from variants.database import TIMEOUT_S, Database
+from variants.errors import RegistryUnavailable
 from variants.key_table import KeyTable
 from variants.registry import Registry
 from variants.store import Store
+
+FILE = "registry.sqlite3"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,13 +28,26 @@ class DataFolder:
 
 
 @contextmanager
-def open_data_folder(root: Path) -> Iterator[DataFolder]:
-    """Open (or create) the store and the database under `root`, and close them after use."""
-    database = Database(root / "registry.sqlite3")
+def open_data_folder(
+    root: Path, *, database_url: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Iterator[DataFolder]:
+    """Open (or create) the store and the database, and close them after use.
+
+    Both lie under `root` unless `database_url` names a PostgreSQL database. Raises what `Database`
+    raises, and `RegistryUnavailable` where the store has variants but the file is gone.
+    """
+    store = Store(root)
+    path = root / FILE
+    if database_url is None and not path.exists() and any((root / "manifests").iterdir()):
+        raise RegistryUnavailable(
+            f"{path} is missing though {root} holds variants: restore it with 'gearshift restore', "
+            "or move the folder away to begin anew"
+        )
+    database = Database(database_url or path, timeout_s=timeout_s)
     try:
         yield DataFolder(
             root=root,
-            store=Store(root),
+            store=store,
             database=database,
             registry=Registry(database),
             keys=KeyTable(database),

@@ -1,8 +1,7 @@
 """The database under registry, keys and audit: reading, changing, and the schema.
 
-SQLite is the embedded default (rollback journal and `synchronous=EXTRA`: the SQLite that ships
-with many Pythons has a WAL corruption bug). Never called on the request path: the gateway routes
-from a snapshot in memory.
+SQLite is the embedded default (`sqlite_file.py`); several gateways share a PostgreSQL server
+(`postgres.py`). Never called on the request path: the gateway routes from a snapshot in memory.
 
     with database.change() as db:       # one transaction that holds the write lock
         db.execute(update(...))
@@ -10,18 +9,21 @@ from a snapshot in memory.
 """
 
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, inspect, select, text, update
+from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from variants import tables
-from variants.errors import GearshiftError
+from variants.errors import GearshiftError, Invalid, RegistryDamaged, RegistryUnavailable
+from variants.postgres import Postgres
+from variants.sqlite_file import SqliteFile
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+TIMEOUT_S = 5.0
 _VERSION = re.compile(r"v(\d{4})_\w+\.py")
 
 
@@ -34,37 +36,45 @@ def newest_schema() -> str:
 class Database:
     """A database, migrated to the present schema when opened.
 
-    Raises `GearshiftError` for a schema newer than this program knows.
+    `place` is the path of a SQLite file or a `postgresql://` address; `timeout_s` bounds every wait
+    for it. Raises `RegistryUnavailable`, `RegistryDamaged`, or `GearshiftError` for a schema newer
+    than this program knows.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5})
-        event.listen(self._engine, "connect", _configure_sqlite)
+    def __init__(self, place: Path | str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.backend = _backend(place, timeout_s)
         self._migrate()
 
     def close(self) -> None:
         """Close the database's connections."""
-        self._engine.dispose()
+        self.backend.engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """One transaction that sees one state of the database, whatever others change."""
-        with self._engine.begin() as db:
-            db.exec_driver_sql("BEGIN")
-            yield db
+        """One transaction that sees one state of the database, whatever others change.
+
+        Raises `RegistryUnavailable`, or `RegistryDamaged` where what is read makes no sense.
+        """
+        try:
+            with self._explained(), self.backend.engine.begin() as db:
+                self.backend.begin_read(db)
+                yield db
+        except ValueError as error:
+            raise RegistryDamaged(f"the registry holds what it cannot hold: {error}") from error
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction that holds the write lock from its first statement.
 
         What it reads stays true until it commits, and schema changes are undone with the rest.
-        For what gateways need not look at; everything else is a `change`.
+        For what gateways need not look at; everything else is a `change`. Raises
+        `RegistryUnavailable`, `RegistryReadOnly` or `StorageFull`; then nothing was acknowledged.
         """
-        with self._engine.begin() as db:
-            db.exec_driver_sql("BEGIN IMMEDIATE")
-            yield db
+        with self._explained():
+            with self.backend.engine.begin() as db:
+                self.backend.begin_write(db)
+                yield db
+            self.backend.written()
 
     @contextmanager
     def change(self) -> Iterator[Connection]:
@@ -72,12 +82,25 @@ class Database:
         with self.write() as db:
             yield db
             db.execute(update(tables.changes).values(version=tables.changes.c.version + 1))
+            self.backend.after_change(db)
 
     def version(self) -> int:
         """A number that differs after each `change`."""
         with self.read() as db:
             found: int = db.execute(select(tables.changes.c.version)).scalar_one()
             return found
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            meant = self.backend.explain(error)
+            if meant is None:
+                raise
+            raise meant from error
+        except PoolTimeout as error:
+            raise RegistryUnavailable("every connection to the database is taken") from error
 
     def _migrate(self) -> None:
         newest = newest_schema()
@@ -87,33 +110,22 @@ class Database:
         with self.write() as db:
             found = _revision(db)
             if found is not None and found > newest:
-                raise GearshiftError(self._too_new(found, newest))
+                raise GearshiftError(
+                    f"the registry {self.backend.name} has schema {found}, newer than this "
+                    f"program's {newest}; start the newer version, or "
+                    f"{self.backend.way_back(newest)}"
+                )
             if found is not None and found < newest:
-                self._keep_copy(found)
+                self.backend.keep_copy(found)
             _upgrade(db)
 
-    def _too_new(self, found: str, newest: str) -> str:
-        copy = self._copy_of(newest)
-        way_back = (
-            f"restore the copy made before it ran, {copy}"
-            if copy.exists()
-            else ("restore a backup made before it ran")
-        )
-        return (
-            f"the registry {self._path} has schema {found}, newer than this program's {newest}; "
-            f"start the newer version, or {way_back}"
-        )
 
-    def _copy_of(self, schema: str) -> Path:
-        return self._path.with_name(f"{self._path.name}.schema-{schema}")
-
-    def _keep_copy(self, schema: str) -> None:
-        """A copy beside the database, for the way back after an upgrade."""
-        with (
-            closing(sqlite3.connect(self._path)) as source,
-            closing(sqlite3.connect(self._copy_of(schema))) as target,
-        ):
-            source.backup(target)
+def _backend(place: Path | str, timeout_s: float) -> SqliteFile | Postgres:
+    if isinstance(place, Path):
+        return SqliteFile(place, timeout_s=timeout_s)
+    if place.startswith(("postgresql://", "postgres://")):
+        return Postgres(place.replace("postgres://", "postgresql://", 1), timeout_s=timeout_s)
+    raise Invalid("database_url must begin with postgresql://", field="database_url")
 
 
 def _upgrade(db: Connection) -> None:
@@ -131,12 +143,3 @@ def _revision(db: Connection) -> str | None:
         return None
     found: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
     return found
-
-
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where `read` and `write` say so
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=DELETE")
-    cursor.execute("PRAGMA synchronous=EXTRA")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()

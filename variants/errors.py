@@ -7,7 +7,10 @@ GearshiftError
 │   └── ArtifactRejected   a file that must not be, or cannot be, loaded
 ├── TrialFailed            the throw-away process crashed, hung or ran out of memory
 │   └── TrialCrashed       it ended by itself, without an answer
-└── StorageFull            the disk does not take what was sent
+├── StorageFull            the disk does not take what was sent
+└── RegistryUnavailable    the database does not answer; it may again
+    ├── RegistryReadOnly   it takes no changes
+    └── RegistryDamaged    what it holds makes no sense
 
 HTTP status codes are chosen at the edge, never here.
 """
@@ -58,3 +61,15 @@ class TrialCrashed(TrialFailed):
 
 class StorageFull(GearshiftError):
     """The disk does not take what was sent."""
+
+
+class RegistryUnavailable(GearshiftError):
+    """The database does not answer now. The message holds no path or address."""
+
+
+class RegistryReadOnly(RegistryUnavailable):
+    """The database takes no changes now."""
+
+
+class RegistryDamaged(RegistryUnavailable):
+    """What the database holds makes no sense: restore a backup."""

@@ -45,6 +45,7 @@ def test_options_of_a_table_are_merged_one_by_one(monkeypatch: pytest.MonkeyPatc
 
 OTHER: dict[str, Any] = {
     "data_dir": "elsewhere",
+    "database_url": "postgresql://host/name",
     "host": "localhost",
     "require_keys": "false",
     "policy": "static",

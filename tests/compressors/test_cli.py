@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.compressors import plans as written
 from tests.compressors.conftest import Ladder
 from tests.compressors.test_build import FP32
 from variants.cost import Prices
+from variants.data_folder import DataFolder, open_data_folder
 
 PRICES = Prices(core_hour_usd=0.05, gib_hour_usd=0.005)
 
@@ -25,6 +27,9 @@ class Settings:
 
     data_dir: Path
     prices: Prices
+
+    def open_data(self) -> AbstractContextManager[DataFolder]:
+        return open_data_folder(self.data_dir)
 
 
 def _run(data_dir: Path, *arguments: str) -> tuple[int, str, str]:
