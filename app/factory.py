@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app import catalog, images, openapi
-from app.access import ROUTES, Keys, methods_at, open_keys
+from app.access import ROUTES, methods_at, open_keys
+from app.changes import Changes
 from app.decisions import Decisions
 from app.direct import Direct
 from app.engine.engine import Engine
@@ -26,6 +27,7 @@ from app.gateway import Gateway
 from app.http_edge import Edge, RequestIds
 from app.inference import Inference
 from app.metrics import Metrics
+from app.recovery import Recovery
 from app.registration import Registration
 from app.routes import audit, blobs, decisions, health, keys, models
 from app.routes.guarded import GuardedRoute
@@ -40,7 +42,6 @@ from variants.profile import host_fingerprint
 
 log = structlog.get_logger()
 
-KEYS_REFRESH_S = 0.5
 LAG_INTERVAL_S = 0.5
 
 
@@ -72,20 +73,29 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         queue_limit=settings.queue_limit,
         max_latency_s=settings.max_latency_s,
     )
+    registration = Registration(
+        data=data,
+        engine=engine,
+        metrics=metrics,
+        prices=settings.prices.prices(),
+        threads=settings.threads,
+        effort=Effort(seconds=settings.profile_s),
+    )
+    keys_in_memory = open_keys(data.keys, data.root, required=settings.require_keys)
     services = Services(
         settings=settings,
         data=data,
         engine=engine,
         gateway=gateway,
-        registration=Registration(
+        registration=registration,
+        changes=Changes(
             data=data,
-            engine=engine,
+            show=registration.show,
+            refresh=keys_in_memory.refresh,
+            recovery=Recovery(data.registry, data.database.claims),
             metrics=metrics,
-            prices=settings.prices.prices(),
-            threads=settings.threads,
-            effort=Effort(seconds=settings.profile_s),
         ),
-        keys=open_keys(data.keys, data.root, required=settings.require_keys),
+        keys=keys_in_memory,
         decisions=remembered,
         metrics=metrics,
         processes=tuple(processes),
@@ -139,13 +149,13 @@ def check_routes(routes: Sequence[BaseRoute]) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     services.data.store.sweep()
-    services.registration.recover()
+    services.changes.begin()
     served = catalog.read(services.data, services.settings.prices.prices())
     services.engine.start(served, services.processes)
     for model in served.models.values():
         images.warm(model.spec)
     tasks = [
-        asyncio.create_task(_refresh_keys(services.keys)),
+        asyncio.create_task(services.changes.follow()),
         asyncio.create_task(_watch_lag(services.metrics)),
     ]
     gc.collect()
@@ -162,16 +172,6 @@ def _policy(name: str) -> policies.Policy:
         return policies.find(name)
     except policies.UnknownPolicy as error:
         raise Invalid(str(error), field="policy") from error
-
-
-async def _refresh_keys(keys: Keys) -> None:
-    """Notice keys that the command line made or revoked."""
-    while True:
-        await asyncio.sleep(KEYS_REFRESH_S)
-        try:
-            await asyncio.to_thread(keys.refresh)
-        except Exception as error:  # the database may be locked; the known keys go on
-            log.warning("keys_not_refreshed", error=str(error))
 
 
 async def _watch_lag(metrics: Metrics) -> None:

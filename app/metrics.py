@@ -171,6 +171,10 @@ class Metrics:
             "digest12",
         )
         self._ready = gauge("ready", "1 while the gateway is ready.")
+        self._registry_up = gauge("registry_up", "1 while the registry's database answers.")
+        self._registry_readonly = gauge(
+            "registry_readonly", "1 while the registry takes no changes."
+        )
         self._loop_lag = histogram(
             "event_loop_lag_seconds", "How late a timer of the event loop fired.", SECONDS
         ).labels()
@@ -334,6 +338,11 @@ class Metrics:
     def auth_failed(self, reason: str) -> None:
         """One request without a valid key (`key`) or without the scope (`scope`)."""
         self._auth_failures.labels(reason).inc()
+
+    def registry_is(self, *, up: bool, read_only: bool) -> None:
+        """Whether the registry's database answers, and whether it takes changes."""
+        self._registry_up.set(up)
+        self._registry_readonly.set(read_only)
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop was."""

@@ -178,7 +178,7 @@ ANSWERS: dict[tuple[str, str, str], Any] = {
     },
     ("POST", "/v1/keys", "201"): {"key": "gs_a1b2c3d4_the-secret-is-shown-once"},
     ("GET", "/healthz", "200"): {"status": "ok"},
-    ("GET", "/readyz", "200"): {"status": "ready"},
+    ("GET", "/readyz", "200"): {"status": "ready", "registry": None},
     ("GET", "/readyz", "503"): {"status": "not ready"},
 }
 """Answers by method, path and status."""

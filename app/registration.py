@@ -5,6 +5,7 @@ variant before it is told to route to it, and the snapshot is swapped once, when
 """
 
 import asyncio
+import contextlib
 import subprocess
 import time
 from datetime import UTC, datetime
@@ -17,12 +18,13 @@ from app.catalog import ServedVariant
 from app.engine.engine import Engine
 from app.engine.worker import LoadFailed
 from app.metrics import Metrics
+from app.recovery import at_work
 from app.schemas import VariantIn
 from variants import artifact, runtimes, trial
 from variants.cost import Prices
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, Invalid
-from variants.lifecycle import INTERRUPTED, State, check_transition
+from variants.lifecycle import State, check_transition
 from variants.manifest import Artifact, Manifest, manifest_id
 from variants.measure import Effort
 from variants.registry import VariantRecord
@@ -55,19 +57,6 @@ class Registration:
         self._trial: subprocess.Popen[bytes] | None = None
         self._stopped = False
 
-    def recover(self) -> None:
-        """Settle the variants that an earlier run left between two states."""
-        for model in self._data.registry.models():
-            for variant in self._data.registry.variants(model.spec.name):
-                if state := INTERRUPTED.get(variant.state):
-                    self._data.registry.move(
-                        variant.model,
-                        variant.name,
-                        state,
-                        actor="gateway",
-                        reason=f"the gateway stopped while it was {variant.state}",
-                    )
-
     async def register(self, model: str, wanted: VariantIn, actor: str) -> "asyncio.Task[None]":
         """Record a new variant and begin its trial; the task ends when it is active or failed.
 
@@ -83,15 +72,17 @@ class Registration:
                 f"parent {wanted.parent!r} is not a variant of {model!r}; known: {names}",
                 field="parent",
             )
-        await asyncio.to_thread(
-            registry.add_variant,
-            model=model,
-            name=wanted.name,
-            artifact_digest=wanted.artifact.digest,
-            actor=actor,
-            reason="registered over the API",
-        )
-        task = asyncio.create_task(self._settle(model, wanted, actor))
+        async with contextlib.AsyncExitStack() as work:
+            await work.enter_async_context(at_work(self._data.database.claims, model, wanted.name))
+            await asyncio.to_thread(
+                registry.add_variant,
+                model=model,
+                name=wanted.name,
+                artifact_digest=wanted.artifact.digest,
+                actor=actor,
+                reason="registered over the API",
+            )
+            task = asyncio.create_task(self._settle(model, wanted, actor, work.pop_all()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -135,9 +126,10 @@ class Registration:
                 )
             if self._engine.routable(served) <= {variant}:
                 raise Conflict(f"{variant!r} is the last variant of {model!r} that can serve")
-            await self._move(model, variant, "draining", actor, "deactivated")
-            await self._engine.retire(served, variant)
-            await self._move(model, variant, "inactive", actor, "drained")
+            async with at_work(self._data.database.claims, model, variant):
+                await self._move(model, variant, "draining", actor, "deactivated")
+                await self._engine.retire(served, variant)
+                await self._move(model, variant, "inactive", actor, "drained")
             await self._publish(model)
         self._metrics.switched(model, "deactivated", time.monotonic() - start)
 
@@ -156,7 +148,13 @@ class Registration:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _settle(self, model: str, wanted: VariantIn, actor: str) -> None:
+    async def _settle(
+        self, model: str, wanted: VariantIn, actor: str, work: contextlib.AsyncExitStack
+    ) -> None:
+        async with work:  # the claim on it
+            await self._bring(model, wanted, actor)
+
+    async def _bring(self, model: str, wanted: VariantIn, actor: str) -> None:
         """Bring a registered variant to `active`, `inactive` or `failed`."""
         start = time.monotonic()
         try:
@@ -176,7 +174,7 @@ class Registration:
                 await self.activate(model, wanted.name, actor)
             else:
                 await self._move(model, wanted.name, "inactive", actor, "waits for activation")
-                await self._show(model)
+                await self.show(model)
             outcome = "ok"
         except (GearshiftError, LoadFailed) as error:
             outcome = "failed"
@@ -191,7 +189,7 @@ class Registration:
     async def _fail(self, model: str, variant: str, reason: str) -> None:
         try:
             await self._move(model, variant, "failed", "gateway", reason)
-            await self._show(model)
+            await self.show(model)
         except Exception:  # the database is out of reach; the next start settles it
             log.exception("variant_not_settled", model=model, variant=variant)
 
@@ -251,7 +249,8 @@ class Registration:
             raise Conflict(f"variant {record.name!r} is {record.state} and was never profiled")
         return catalog.served(self._data.store.manifest(record.manifest_id), self._prices)
 
-    async def _show(self, model: str) -> None:
+    async def show(self, model: str) -> None:
+        """Do as the registry says now, whoever changed it."""
         async with self._changing:
             await self._publish(model)
 

@@ -242,9 +242,10 @@ class DecisionRecordOut(DecisionOut):
 
 
 class Health(BaseModel):
-    """Alive or ready, in one word."""
+    """Alive or ready, in one word; `registry` says what is wrong with it while something is."""
 
     status: str
+    registry: str | None = None
 
 
 class ProblemOut(BaseModel):

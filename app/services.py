@@ -6,6 +6,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from app.access import Caller, Keys
+from app.changes import Changes
 from app.decisions import Decisions
 from app.engine.engine import Engine
 from app.engine.process import Process
@@ -25,6 +26,7 @@ class Services:
     engine: Engine
     gateway: Gateway
     registration: Registration
+    changes: Changes
     keys: Keys
     decisions: Decisions
     metrics: Metrics

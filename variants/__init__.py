@@ -10,6 +10,7 @@ Map
 - `lifecycle.py`   the states a variant moves through, as one table
 - `store.py`       content-addressed blobs and manifests on disk
 - `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it
+- `sqlite_file.py` and `postgres.py` are its backends; `claims.py` who is at work on what
 - `registry.py`    models and variants in it; `key_table.py` keys; `audit.py` who changed what
 - `tokenizer.py`   texts to token numbers, the same in build and gateway
 - `agreement.py`   how alike two variants' answers to the same rows are

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from variants import tables
+from variants.claims import Claims
 from variants.errors import GearshiftError, Invalid, RegistryDamaged, RegistryUnavailable
 from variants.postgres import Postgres
 from variants.sqlite_file import SqliteFile
@@ -45,9 +46,19 @@ class Database:
         self.backend = _backend(place, timeout_s)
         self._migrate()
 
+    @property
+    def read_only(self) -> str:
+        """Why nothing can be written now, in words; empty while it can."""
+        return self.backend.read_only
+
+    @property
+    def claims(self) -> Claims:
+        """Who is at work on what."""
+        return self.backend.claims
+
     def close(self) -> None:
         """Close the database's connections."""
-        self.backend.engine.dispose()
+        self.backend.close()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

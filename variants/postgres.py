@@ -5,10 +5,13 @@ network has gone silent.
 """
 
 import math
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from variants.claims import ServerClaims
 from variants.errors import (
     GearshiftError,
     Invalid,
@@ -16,6 +19,9 @@ from variants.errors import (
     RegistryUnavailable,
     StorageFull,
 )
+
+if TYPE_CHECKING:
+    import psycopg
 
 CHANNEL = "gearshift"
 WRITE_LOCK = 0x67656172_73686966
@@ -38,19 +44,18 @@ class Postgres:
             ) from None
         self.url = make_url(url).set(drivername="postgresql+psycopg")
         self._refused = ""
+        self.claims = ServerClaims(self.session)
         limit_ms = math.ceil(timeout_s * 1000)
+        self._arguments: dict[str, Any] = {
+            "connect_timeout": max(2, math.ceil(timeout_s)),
+            "tcp_user_timeout": limit_ms,
+            "keepalives_idle": max(1, math.ceil(timeout_s)),
+            "application_name": "gearshift",
+            "options": f"-c statement_timeout={limit_ms} -c lock_timeout={limit_ms} "
+            f"-c idle_in_transaction_session_timeout={2 * limit_ms} -c synchronous_commit=on",
+        }
         self.engine = create_engine(
-            self.url,
-            pool_pre_ping=True,
-            pool_timeout=timeout_s,
-            connect_args={
-                "connect_timeout": max(2, math.ceil(timeout_s)),
-                "tcp_user_timeout": limit_ms,
-                "keepalives_idle": max(1, math.ceil(timeout_s)),
-                "application_name": "gearshift",
-                "options": f"-c statement_timeout={limit_ms} -c lock_timeout={limit_ms} "
-                f"-c idle_in_transaction_session_timeout={2 * limit_ms} -c synchronous_commit=on",
-            },
+            self.url, pool_pre_ping=True, pool_timeout=timeout_s, connect_args=self._arguments
         )
 
     @property
@@ -62,6 +67,32 @@ class Postgres:
     def read_only(self) -> str:
         """Why nothing can be written now; empty while it can."""
         return self._refused
+
+    def session(self) -> "psycopg.Connection[Any]":
+        """A connection of its own, without transactions. Raises `psycopg.Error`."""
+        import psycopg
+
+        return psycopg.connect(self._address(), autocommit=True, **self._arguments)
+
+    async def notices(self) -> AsyncIterator[None]:
+        """One None for each change that a gateway made. Raises `psycopg.Error` when cut off."""
+        import psycopg
+
+        session = await psycopg.AsyncConnection.connect(
+            self._address(), autocommit=True, **self._arguments
+        )
+        async with session:
+            await session.execute(f"LISTEN {CHANNEL}")
+            async for _ in session.notifies():
+                yield
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.claims.close()
+        self.engine.dispose()
+
+    def _address(self) -> str:
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
     def begin_read(self, db: Connection) -> None:
         """Begin a transaction that sees one state."""

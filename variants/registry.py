@@ -1,12 +1,12 @@
 """Which models and variants exist, and in which state."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from variants import audit, tables
@@ -201,6 +201,23 @@ class Registry:
                 select(tables.variants).filter_by(model=model).order_by(tables.variants.c.name)
             )
             return tuple(_variant(row) for row in rows)
+
+    def unsettled(self, states: Collection[State]) -> tuple[VariantRecord, ...]:
+        """The variants of every model that are in one of these states."""
+        table = tables.variants
+        with self._database.read() as db:
+            rows = db.execute(select(table).where(table.c.state.in_(states)))
+            return tuple(_variant(row) for row in rows)
+
+    def marks(self) -> dict[str, tuple[int, int]]:
+        """For each model a mark that differs after any change of it or its variants."""
+        models, variants = tables.models.c, tables.variants.c
+        changed = select(func.coalesce(func.sum(variants.version), 0)).where(
+            variants.model == models.name
+        )
+        with self._database.read() as db:
+            rows = db.execute(select(models.name, models.version, changed.scalar_subquery()))
+            return {name: (version, int(sum_)) for name, version, sum_ in rows}
 
     def variant(self, model: str, name: str) -> VariantRecord:
         """One variant. Raises `NotFound`."""

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
+from variants.claims import FileClaims
 from variants.errors import (
     GearshiftError,
     RegistryDamaged,
@@ -102,6 +103,7 @@ class SqliteFile:
         event.listen(self.engine, "checkout", self._on_checkout)
         with self.engine.connect():
             self._mode = "rw"
+        self.claims = FileClaims(path.parent / "claims")
 
     @property
     def name(self) -> str:
@@ -119,6 +121,10 @@ class SqliteFile:
         except OSError:
             return "the registry's file cannot be reached"
         return self._refused
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
 
     def begin_read(self, db: Connection) -> None:
         """Begin a transaction that sees one state."""

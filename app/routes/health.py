@@ -19,12 +19,16 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Ready", responses={503: {"model": Health}})
 async def readyz(parts: Parts, response: Response) -> Health:
-    """A worker has every active variant loaded, and the gateway is not shutting down."""
+    """A worker has every active variant loaded, and the gateway is not shutting down.
+
+    A registry that is gone does not matter here: what is loaded goes on serving.
+    """
+    registry = parts.changes.trouble or None
     if parts.engine.ready:
-        return Health(status="ready")
+        return Health(status="ready", registry=registry)
     response.status_code = 503
     response.headers["Retry-After"] = "1"
-    return Health(status="not ready")
+    return Health(status="not ready", registry=registry)
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
