@@ -38,6 +38,18 @@ class TensorMismatch(Invalid):
     """Well-formed input that does not fit the model's signature."""
 
 
+class PreconditionFailed(Exception):
+    """The thing to be changed is not what the caller last saw."""
+
+
+class KeyReused(Exception):
+    """An `Idempotency-Key` that was sent before, with another request."""
+
+
+class InFlight(Exception):
+    """The first request with this `Idempotency-Key` has not been answered yet."""
+
+
 class TooLarge(Exception):
     """The body is larger than the gateway takes."""
 
@@ -122,12 +134,15 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (BodyTimeout, 408, "body-timeout", "The body did not arrive in time"),
     (VariantDisabled, 409, "variant-disabled", "The variant is not active"),
     (Conflict, 409, "conflict", "The present state does not allow this"),
+    (InFlight, 409, "in-flight", "The same request is being worked on"),
+    (PreconditionFailed, 412, "precondition-failed", "It has been changed meanwhile"),
     (TooLarge, 413, "too-large", "The body is too large"),
     (WrongContentType, 415, "unsupported-media-type", "This content is not taken here"),
     (TensorMismatch, 422, "tensor-mismatch", "The input does not fit the model's signature"),
     (Infeasible, 422, "constraints-infeasible", "No variant can meet this budget"),
     (ArtifactRejected, 422, "artifact-rejected", "The artifact cannot be used"),
     (LoadFailed, 422, "load-failed", "The workers could not load the artifact"),
+    (KeyReused, 422, "idempotency-key-reused", "This Idempotency-Key was used before"),
     (Invalid, 422, "invalid", "The request says something that cannot be"),
     (RunFailed, 502, "run-failed", "The runtime failed on this input"),
     (WorkerLost, 502, "worker-lost", "The worker was lost during the call"),
@@ -202,7 +217,7 @@ def _headers(error: BaseException, status: int) -> dict[str, str]:
         case Overloaded():
             seconds = error.decision.retry_after_s or 1.0
             return {"Retry-After": str(max(1, math.ceil(seconds)))}
-    return {"Retry-After": "1"} if status in (502, 503) else {}
+    return {"Retry-After": "1"} if status in (502, 503) or isinstance(error, InFlight) else {}
 
 
 def _members(error: BaseException) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from variants.data_folder import DataFolder
 from variants.errors import Invalid
 from variants.measure import Effort
 from variants.profile import host_fingerprint
+from variants.replies import Replies
 
 log = structlog.get_logger()
 
@@ -100,6 +101,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         metrics=metrics,
         processes=tuple(processes),
         host=host_fingerprint(),
+        replies=Replies(data.database),
     )
     inference = Inference(gateway=gateway, keys=services.keys, settings=settings)
     app = FastAPI(

@@ -15,6 +15,7 @@ from app.metrics import Metrics
 from app.registration import Registration
 from app.settings import Settings
 from variants.data_folder import DataFolder
+from variants.replies import Replies
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,7 @@ class Services:
     metrics: Metrics
     processes: tuple[Process, ...]
     host: str
+    replies: Replies
 
 
 def services(request: Request) -> Services:

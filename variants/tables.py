@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -86,3 +87,15 @@ keys = Table(
     Column("revoked_at", Instant),
     Column("version", Integer, nullable=False, server_default="1"),
 )
+
+replies = Table(
+    "replies",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("renewed_at", Instant, nullable=False),
+    Column("sealed", LargeBinary),
+    Index("replies_by_age", "created_at"),
+)
+"""Answers to requests with an `Idempotency-Key`; `sealed` is empty while one is in flight."""

@@ -11,6 +11,8 @@ from app import body
 from app.access import ROUTES
 from app.errors import WrongContentType
 from app.http_edge import header_values, read_body
+from app.idempotency import Asked, once
+from app.preconditions import Handle, conditional
 from app.services import services
 
 MAX_BYTES = 1 << 20
@@ -32,12 +34,22 @@ class GuardedRoute(APIRoute):
             need = ROUTES[request.method, self.path]
             keys = header_values(request.scope, b"authorization")
             request.state.caller = parts.keys.check(keys, need)
+            raw = b""
             if self.body_field is not None:
                 raw = await _json(request, parts.settings.body_timeout_s)
                 request = Request(request.scope, _replay(raw))
-            return await handle(request)
+            return await self._once(request, raw, conditional(handle))
 
         return guarded
+
+    async def _once(self, request: Request, raw: bytes, handle: Handle) -> Response:
+        """Answer an admin's POST that was sent before as it was answered then."""
+        name = header_values(request.scope, b"idempotency-key")
+        if not name or request.method != "POST" or ROUTES["POST", self.path] != "admin":
+            return await handle(request)
+        parts = services(request)
+        asked = Asked.of(request, name, raw, caller=request.state.caller.id)
+        return await once(parts.replies, asked, lambda: handle(request))
 
 
 async def _json(request: Request, timeout_s: float) -> bytes:

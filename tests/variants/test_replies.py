@@ -1,0 +1,71 @@
+"""Replies that are given again: found, sealed, and forgotten in time."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from variants import tables
+from variants.data_folder import DataFolder
+from variants.replies import KEEP, LEASE, Replies, Reply
+
+REPLY = Reply(status=201, headers={"location": "/x"}, body=b'{"key": "gs_1_secret\xff"}')
+SECRET = b"s" * 32
+
+
+@pytest.fixture
+def replies(data_folder: DataFolder) -> Replies:
+    return Replies(data_folder.database)
+
+
+def age(data: DataFolder, by: timedelta, column: str) -> None:
+    with data.database.write() as db:
+        db.execute(update(tables.replies).values({column: datetime.now(UTC) - by}))
+
+
+def test_the_first_reply_is_given_again(replies: Replies) -> None:
+    assert replies.begin("a", "f", SECRET) == "begun"
+    assert replies.begin("a", "f", SECRET) == "in_flight"
+    replies.finish("a", REPLY, SECRET)
+    assert replies.begin("a", "f", SECRET) == REPLY
+    assert replies.begin("a", "g", SECRET) == "other_request"
+    assert replies.begin("b", "f", SECRET) == "begun"
+
+
+def test_what_was_forgotten_may_be_tried_again(replies: Replies) -> None:
+    replies.begin("a", "f", SECRET)
+    replies.forget("a")
+    assert replies.begin("a", "g", SECRET) == "begun"
+
+
+def test_a_request_that_died_with_its_gateway_may_be_tried_again(
+    replies: Replies, data_folder: DataFolder
+) -> None:
+    replies.begin("a", "f", SECRET)
+    age(data_folder, LEASE * 2, "renewed_at")
+    replies.renew("a")
+    assert replies.begin("a", "f", SECRET) == "in_flight"
+    age(data_folder, LEASE * 2, "renewed_at")
+    assert replies.begin("a", "f", SECRET) == "begun"
+
+
+def test_a_reply_is_kept_for_a_day(replies: Replies, data_folder: DataFolder) -> None:
+    replies.begin("a", "f", SECRET)
+    replies.finish("a", REPLY, SECRET)
+    age(data_folder, KEEP - timedelta(minutes=1), "created_at")
+    assert replies.begin("a", "f", SECRET) == REPLY
+    age(data_folder, KEEP + timedelta(minutes=1), "created_at")
+    assert replies.begin("a", "g", SECRET) == "begun"
+
+
+def test_a_reply_is_stored_unreadably(replies: Replies, data_folder: DataFolder) -> None:
+    replies.begin("a", "f", SECRET)
+    replies.finish("a", REPLY, SECRET)
+    with data_folder.database.read() as db:
+        sealed = db.scalar(select(tables.replies.c.sealed))
+    assert sealed is not None
+    assert b"secret" not in sealed and b"gs_1" not in sealed
+    assert replies.begin("a", "f", b"t" * 32) == "unreadable"
+    with data_folder.database.write() as db:
+        db.execute(update(tables.replies).values(sealed=sealed[:-1] + b"\0"))
+    assert replies.begin("a", "f", SECRET) == "unreadable"
