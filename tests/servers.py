@@ -24,7 +24,7 @@ PLACES = ("/usr/lib/postgresql/*/bin", "/usr/sbin", "/usr/local/sbin", ".venv/se
 def program(name: str) -> Path:
     """Where a server's program lies; the test is skipped where it is nowhere."""
     if found := shutil.which(name):
-        return Path(found)
+        return Path(found).resolve()
     for place in PLACES:
         root = Path("/") if place.startswith("/") else Path()
         for path in sorted(root.glob(f"{place.removeprefix('/')}/{name}"), reverse=True):

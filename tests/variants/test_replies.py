@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, update
 
 from variants import tables
-from variants.data_folder import DataFolder
+from variants.database import Database
 from variants.replies import KEEP, LEASE, Replies, Reply
 
 REPLY = Reply(status=201, headers={"location": "/x"}, body=b'{"key": "gs_1_secret\xff"}')
@@ -14,12 +14,12 @@ SECRET = b"s" * 32
 
 
 @pytest.fixture
-def replies(data_folder: DataFolder) -> Replies:
-    return Replies(data_folder.database)
+def replies(database: Database) -> Replies:
+    return Replies(database)
 
 
-def age(data: DataFolder, by: timedelta, column: str) -> None:
-    with data.database.write() as db:
+def age(database: Database, by: timedelta, column: str) -> None:
+    with database.write() as db:
         db.execute(update(tables.replies).values({column: datetime.now(UTC) - by}))
 
 
@@ -39,33 +39,33 @@ def test_what_was_forgotten_may_be_tried_again(replies: Replies) -> None:
 
 
 def test_a_request_that_died_with_its_gateway_may_be_tried_again(
-    replies: Replies, data_folder: DataFolder
+    replies: Replies, database: Database
 ) -> None:
     replies.begin("a", "f", SECRET)
-    age(data_folder, LEASE * 2, "renewed_at")
+    age(database, LEASE * 2, "renewed_at")
     replies.renew("a")
     assert replies.begin("a", "f", SECRET) == "in_flight"
-    age(data_folder, LEASE * 2, "renewed_at")
+    age(database, LEASE * 2, "renewed_at")
     assert replies.begin("a", "f", SECRET) == "begun"
 
 
-def test_a_reply_is_kept_for_a_day(replies: Replies, data_folder: DataFolder) -> None:
+def test_a_reply_is_kept_for_a_day(replies: Replies, database: Database) -> None:
     replies.begin("a", "f", SECRET)
     replies.finish("a", REPLY, SECRET)
-    age(data_folder, KEEP - timedelta(minutes=1), "created_at")
+    age(database, KEEP - timedelta(minutes=1), "created_at")
     assert replies.begin("a", "f", SECRET) == REPLY
-    age(data_folder, KEEP + timedelta(minutes=1), "created_at")
+    age(database, KEEP + timedelta(minutes=1), "created_at")
     assert replies.begin("a", "g", SECRET) == "begun"
 
 
-def test_a_reply_is_stored_unreadably(replies: Replies, data_folder: DataFolder) -> None:
+def test_a_reply_is_stored_unreadably(replies: Replies, database: Database) -> None:
     replies.begin("a", "f", SECRET)
     replies.finish("a", REPLY, SECRET)
-    with data_folder.database.read() as db:
+    with database.read() as db:
         sealed = db.scalar(select(tables.replies.c.sealed))
     assert sealed is not None
     assert b"secret" not in sealed and b"gs_1" not in sealed
     assert replies.begin("a", "f", b"t" * 32) == "unreadable"
-    with data_folder.database.write() as db:
+    with database.write() as db:
         db.execute(update(tables.replies).values(sealed=sealed[:-1] + b"\0"))
     assert replies.begin("a", "f", SECRET) == "unreadable"
