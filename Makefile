@@ -21,8 +21,16 @@ demo: $(VENV)/installed-build ## build, measure and serve a ladder of variants (
 serve: $(VENV)/installed-serve ## start the gateway (ARGS="--port 8000 …")
 	@$(BIN)/gearshift serve $(ARGS)
 
-test: $(VENV)/installed-dev ## run the tests, quick ones first (ARGS="-k router …")
+# What needs the machine to itself runs alone, after the rest has shared its cores file by file.
+ALONE := tests/end_to_end tests/faults
+
+test: $(VENV)/installed-dev ## run the tests, quick ones first (ARGS="-k router …" runs those one by one)
+ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ALONE:%=--ignore=%)
+	@$(BIN)/python -m pytest $(ALONE)
+endif
 
 check: $(VENV)/installed-dev ## format, lint, types, layers and dependencies
 	@$(BIN)/ruff format --check --quiet --diff $(wildcard $(CHECKED))
