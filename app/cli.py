@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app import keys_cli
 from app import settings as settings_module
 from app.settings import Settings
 from compressors import cli as compressors_cli
@@ -27,15 +28,11 @@ app = typer.Typer(
     add_completion=False,
 )
 variants_app = typer.Typer(help="What the data folder holds.", no_args_is_help=True)
-keys_app = typer.Typer(help="API keys.", no_args_is_help=True)
 config_app = typer.Typer(help="The options in force.", no_args_is_help=True)
 app.add_typer(variants_app, name="variants")
-app.add_typer(keys_app, name="keys")
+app.add_typer(keys_cli.app, name="keys")
 app.add_typer(config_app, name="config")
 compressors_cli.register(app)
-
-SCOPES = "infer,read,admin,metrics"
-ACTOR = "command line"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,51 +153,6 @@ def audit(
     with ctx.obj.settings.open_data() as data:
         for entry in data.audit.after(after):
             sys.stdout.buffer.write(json_line(entry))
-
-
-@keys_app.command("create")
-def keys_create(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Option(help="What it is for.")],
-    scopes: Annotated[str, typer.Option(help=f"Some of {SCOPES}.")] = "infer,read",
-) -> None:
-    """Make a key and print it; it cannot be shown again."""
-    from app.access import open_keys
-
-    wanted = frozenset(scope.strip() for scope in scopes.split(",") if scope.strip())
-    if unknown := wanted - set(SCOPES.split(",")):
-        raise typer.BadParameter(f"unknown scope {min(unknown)!r}; allowed: {SCOPES}")
-    with ctx.obj.settings.open_data() as data:
-        key = open_keys(data.keys, data.root, required=True).create(name, wanted, actor=ACTOR)
-        print(key)
-
-
-@keys_app.command("list")
-def keys_list(ctx: typer.Context) -> None:
-    """Every key without its secret, as JSON lines."""
-
-    with ctx.obj.settings.open_data() as data:
-        for key in data.keys.all():
-            print(
-                json.dumps(
-                    {
-                        "id": key.id,
-                        "name": key.name,
-                        "scopes": sorted(key.scopes),
-                        "created_at": key.created_at.isoformat(),
-                        "revoked_at": key.revoked_at and key.revoked_at.isoformat(),
-                    }
-                )
-            )
-
-
-@keys_app.command("revoke")
-def keys_revoke(ctx: typer.Context, id: str) -> None:
-    """End a key; a running gateway notices within a second."""
-    from app.access import open_keys
-
-    with ctx.obj.settings.open_data() as data:
-        open_keys(data.keys, data.root, required=True).revoke(id, actor=ACTOR)
 
 
 @config_app.command("show")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from app.access import Caller
+from app.tenant import Bill
 from router.constraints import Constraints
 from router.decision import Decision
 from variants.errors import NotFound
@@ -18,6 +20,9 @@ class DecisionRecord:
     constraints: Constraints
     decision: Decision
     arrival_s: float
+    rows: int
+    caller: Caller
+    bill: Bill | None = None
     variant: str | None = None
     queue_s: float | None = None
     run_s: float | None = None
@@ -44,6 +49,9 @@ class Decisions:
         constraints: Constraints,
         decision: Decision,
         arrival_s: float,
+        *,
+        rows: int,
+        caller: Caller,
     ) -> DecisionRecord:
         """A record of a decision, remembered from now on."""
         record = self._records[number % self._limit] = DecisionRecord(
@@ -53,6 +61,8 @@ class Decisions:
             constraints=constraints,
             decision=decision,
             arrival_s=arrival_s,
+            rows=rows,
+            caller=caller,
         )
         return record
 
@@ -64,4 +74,8 @@ class Decisions:
             record = None
         if record is not None and record.id == id:
             return record
-        raise NotFound(f"no decision {id[:80]!r}; the last {self._limit} are remembered")
+        raise self.unknown(id)
+
+    def unknown(self, id: str) -> NotFound:
+        """What is to be raised for a decision that is not there, or not for the caller."""
+        return NotFound(f"no decision {id[:80]!r}; the last {self._limit} are remembered")

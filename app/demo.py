@@ -26,7 +26,8 @@ from PIL import Image
 from rich.console import Console
 
 from app import settings
-from app.access import SCOPES, open_keys
+from app.access import SCOPES
+from app.keys import open_keys
 from variants import evaluation
 from variants.errors import GearshiftError
 
@@ -83,12 +84,13 @@ def _gearshift(data_dir: Path, *arguments: str) -> None:
 
 def _prepare(data_dir: Path) -> tuple[str, str, list[Sample]]:
     """The model's name, a key of this run, and one test picture of each class."""
-    with settings.load(None, {"data_dir": data_dir})[0].open_data() as data:
+    found = settings.load(None, {"data_dir": data_dir})[0]
+    with found.open_data() as data:
         record = data.registry.models()[0]
         for old in data.keys.all():
             if old.name == "demo" and old.revoked_at is None:
-                data.keys.revoke(old.id, actor="demo")
-        key = open_keys(data.keys, data.root, required=True).create(
+                data.keys.revoke(old.id, actor="demo", force=True)
+        key = open_keys(data.keys, data.root, required=True, pepper=found.pepper).create(
             "demo", frozenset(SCOPES), actor="demo"
         )
         assert record.evaluation_digest is not None, "the build stores the test images"

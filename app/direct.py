@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
+from app.bad_keys import BadKeys
 from app.decisions import DecisionRecord
 from app.engine.batch import Answer
-from app.errors import BodyTimeout, Problem, problem_for
+from app.errors import BodyTimeout, OverQuota, Problem, Unauthenticated, problem_for
 from app.http_edge import MAX_HEADERS, RequestIds, problem_lines
 from app.inference import Call, Head, Inference
 from app.metrics import Metrics
@@ -28,6 +29,8 @@ _INDIRECT = frozenset({b"content-encoding", b"transfer-encoding", b"expect", b"u
 class Connection(Protocol):
     """What an exchange needs of the connection that it is on."""
 
+    client: tuple[str, int] | None
+
     def write_answer(self, exchange: "Exchange", status: int, lines: bytes, body: bytes) -> None:
         """Write a whole answer, and go on with the next request."""
         ...
@@ -36,8 +39,11 @@ class Connection(Protocol):
 class Direct:
     """Makes the exchanges of every connection."""
 
-    def __init__(self, *, inference: Inference, metrics: Metrics, ids: RequestIds) -> None:
+    def __init__(
+        self, *, inference: Inference, metrics: Metrics, ids: RequestIds, bad_keys: BadKeys
+    ) -> None:
         self.inference = inference
+        self._bad_keys = bad_keys
         self.metrics = metrics
         self.ids = ids
         self.body_timeout_s = inference.settings.body_timeout_s
@@ -68,9 +74,19 @@ class Direct:
         """The exchange for a request with a known head and a body of this length."""
         if length > self._max_body_bytes:
             return None
+        head: Head | None = None
+        refusal: Exception | None = None
+        held_bytes = 0
         try:
             head = self.inference.remembered_head(known.headers)
+            if head.caller.tenant is not None:
+                head.caller.tenant.enter(paid=True)
             held_bytes = self.inference.room.take(length)
+        except OverQuota as error:
+            refusal = error
+        except Unauthenticated as error:
+            refusal = self._bad_keys.judged(connection.client, error)
+            self.metrics.auth_failed("key")
         except Exception:  # it is raised once more where refusals are answered
             return None
         request_id = known.request_id or self.ids.of(())
@@ -78,6 +94,7 @@ class Direct:
             direct=self,
             connection=connection,
             head=head,
+            refusal=refusal,
             known=known,
             request_id=request_id,
             held_bytes=held_bytes,
@@ -104,7 +121,8 @@ class Exchange:
         *,
         direct: Direct,
         connection: Connection,
-        head: Head,
+        head: Head | None,
+        refusal: Exception | None,
         known: Known,
         request_id: str,
         held_bytes: int,
@@ -120,6 +138,7 @@ class Exchange:
         self._direct = direct
         self._connection = connection
         self._head = head
+        self._refusal = refusal
         self._arrival_s = time.monotonic()
         self._held_bytes = held_bytes
         self._pieces: list[bytes] = []
@@ -139,9 +158,16 @@ class Exchange:
             self._decoding.cancel()
         if self._answer is not None:
             self._answer.cancel()
+        if self._record is not None:
+            self._direct.inference.gateway.left(self._record)
         self._forget()
         self._direct.metrics.client_closed()
         self._count(499, "none")
+
+    def begin(self) -> None:
+        """The head is here; what it alone is refused for needs no body."""
+        if self._refusal is not None:
+            self._refuse(self._refusal)
 
     def feed(self, piece: bytes) -> None:
         """Take in a piece of the body."""
@@ -160,6 +186,9 @@ class Exchange:
         self._stop_waiting()
         if self.response_complete:
             return
+        if self._refusal is not None or self._head is None:
+            self.begin()
+            return
         raw = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces = []
         try:
@@ -175,16 +204,22 @@ class Exchange:
     async def _decode(self, raw: bytes) -> None:
         """What takes long is decoded on a thread, so that it does not hold up the others."""
         try:
+            assert self._head is not None
             decode = self._direct.inference.decode
             self._submit(await asyncio.to_thread(decode, self._head, raw))
         except Exception as error:
             self._refuse(error)
 
     def _submit(self, call: Call) -> None:
+        assert self._head is not None
         self._give_room()
         self._call = call
         self._record, self._answer = self._direct.inference.gateway.submit(
-            call.model, call.inputs, self._head.asked.constraints, arrival_s=self._arrival_s
+            call.model,
+            call.inputs,
+            self._head.asked.constraints,
+            arrival_s=self._arrival_s,
+            caller=self._head.caller,
         )
         self._answer.add_done_callback(self._answered)
 
@@ -192,7 +227,7 @@ class Exchange:
         if self.response_complete or future.cancelled():
             return
         inference = self._direct.inference
-        assert self._record is not None and self._call is not None
+        assert self._record is not None and self._call is not None and self._head is not None
         error = future.exception()
         try:
             if error is not None:
@@ -219,6 +254,8 @@ class Exchange:
         self._write(problem.status, problem.code, problem_lines(problem), content)
 
     def _write(self, status: int, code: str, lines: bytes, content: bytes) -> None:
+        if self._head is not None:
+            lines += self._head.lines()
         self._forget()
         self.response_started = self.response_complete = True
         self._connection.write_answer(self, status, lines, content)

@@ -70,6 +70,22 @@ class Forbidden(Exception):
     """The key lacks the scope."""
 
 
+class OverQuota(Exception):
+    """The caller asks for more than its key allows."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(OverQuota):
+    """Too many requests in too short a time."""
+
+
+class BudgetSpent(OverQuota):
+    """The dollars of the key's day are spent."""
+
+
 class Refused(Exception):
     """The router's decision was not to admit; `id` finds it again."""
 
@@ -144,6 +160,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (LoadFailed, 422, "load-failed", "The workers could not load the artifact"),
     (KeyReused, 422, "idempotency-key-reused", "This Idempotency-Key was used before"),
     (Invalid, 422, "invalid", "The request says something that cannot be"),
+    (RateLimited, 429, "rate-limited", "Too many requests"),
+    (BudgetSpent, 429, "budget-spent", "The key's dollars of today are spent"),
     (RunFailed, 502, "run-failed", "The runtime failed on this input"),
     (WorkerLost, 502, "worker-lost", "The worker was lost during the call"),
     (Overloaded, 503, "overloaded", "The budget cannot be met under the present load"),
@@ -212,7 +230,7 @@ def _headers(error: BaseException, status: int) -> dict[str, str]:
             return {"x-should-retry": "false"}
         case NoHealthyVariant() | TokenizerLost():
             return {"Retry-After": "60"}
-        case QueueFull() | Shed():
+        case QueueFull() | Shed() | OverQuota():
             return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         case Overloaded():
             seconds = error.decision.retry_after_s or 1.0

@@ -16,16 +16,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app import catalog, images, openapi
-from app.access import ROUTES, methods_at, open_keys
+from app.access import ROUTES, methods_at
+from app.bad_keys import BadKeys
 from app.changes import Changes
 from app.decisions import Decisions
 from app.direct import Direct
 from app.engine.engine import Engine
 from app.engine.process import Process
-from app.errors import CONTENT_TYPE, TABLE, Problem, problem_for
+from app.errors import CONTENT_TYPE, TABLE, Forbidden, Problem, Unauthenticated, problem_for
 from app.gateway import Gateway
 from app.http_edge import Edge, RequestIds
 from app.inference import Inference
+from app.keys import open_keys
+from app.ledger import Ledger
 from app.metrics import Metrics
 from app.recovery import Recovery
 from app.registration import Registration
@@ -82,7 +85,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         threads=settings.threads,
         effort=Effort(seconds=settings.profile_s),
     )
-    keys_in_memory = open_keys(data.keys, data.root, required=settings.require_keys)
+    known = open_keys(data.keys, data.root, required=settings.require_keys, pepper=settings.pepper)
     services = Services(
         settings=settings,
         data=data,
@@ -92,11 +95,13 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         changes=Changes(
             data=data,
             show=registration.show,
-            refresh=keys_in_memory.refresh,
+            refresh=known.refresh,
             recovery=Recovery(data.registry, data.database.claims),
             metrics=metrics,
         ),
-        keys=keys_in_memory,
+        keys=known,
+        bad_keys=BadKeys(settings.bad_keys_per_s),
+        ledger=Ledger(data.usage, known),
         decisions=remembered,
         metrics=metrics,
         processes=tuple(processes),
@@ -126,7 +131,9 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
     openapi.install(app)
     _install_errors(app)
     ids = RequestIds(prefix)
-    app.state.direct = Direct(inference=inference, metrics=metrics, ids=ids)
+    app.state.direct = Direct(
+        inference=inference, metrics=metrics, ids=ids, bad_keys=services.bad_keys
+    )
     app.add_middleware(Edge, metrics=metrics, ids=ids)
     check_routes(app.routes)
     return app
@@ -156,8 +163,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services.engine.start(served, services.processes)
     for model in served.models.values():
         images.warm(model.spec)
+    await services.ledger.book()
     tasks = [
         asyncio.create_task(services.changes.follow()),
+        asyncio.create_task(services.ledger.run()),
         asyncio.create_task(_watch_lag(services.metrics)),
     ]
     gc.collect()
@@ -167,6 +176,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         task.cancel()
     await services.registration.stop()
     await services.engine.stop()
+    await services.ledger.book(last=True)
 
 
 def _policy(name: str) -> policies.Policy:
@@ -191,12 +201,15 @@ def _install_errors(app: FastAPI) -> None:
 
 
 async def _raised(request: Request, error: Exception) -> Response:
-    problem = problem_for(error)
     services: Services = request.app.state.services
+    if isinstance(error, Unauthenticated):
+        services.metrics.auth_failed("key")
+        error = services.bad_keys.judged(request.scope["client"], error)
+    problem = problem_for(error)
     if problem.status == 500:
         log.error("bug", exc_info=error, request_id=request.scope["gearshift.request_id"])
-    if problem.status in (401, 403):
-        services.metrics.auth_failed("key" if problem.status == 401 else "scope")
+    if isinstance(error, Forbidden):
+        services.metrics.auth_failed("scope")
     return _document(request, problem)
 
 

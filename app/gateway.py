@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from app import cascade as cascades
+from app.access import ANYONE, Caller
 from app.catalog import ServedModel
 from app.decisions import DecisionRecord, Decisions
 from app.engine.batch import Answer
@@ -19,11 +20,15 @@ from router.admission import RETRY_MAX_S
 from router.constraints import Constraints
 from router.decision import Decision, Verdict
 from router.fleet import Queued
+from router.narrow import allow_only
 from router.pressure import BEST_EFFORT, Pressure
 from variants.cost import Prices, usd_per_million
 from variants.errors import NotFound
 from variants.evidence import Cascade
 from variants.runtimes import Tensors
+
+HOLD = 2.0
+"""So many times what the dearest variant would cost is held back while a request runs."""
 
 LOAD_MARGIN = 2.0
 """A load is taken to last so many times what was measured: the workers are at work meanwhile."""
@@ -39,6 +44,8 @@ class Reply(NamedTuple):
     reason: str
     total_s: float
     cost_usd_per_million: float
+    cost_usd: float
+    """Of this request, all its rows."""
     cascade: Cascade | None = None
 
 
@@ -68,16 +75,23 @@ class Gateway:
         """A model that is served now. Raises `NotFound`."""
         return self._engine.catalog.model(name)
 
-    def route(self, model: ServedModel, constraints: Constraints, rows: int) -> Decision:
+    def route(
+        self,
+        model: ServedModel,
+        constraints: Constraints,
+        rows: int,
+        only: frozenset[str] | None = None,
+    ) -> Decision:
         """What would be decided now, without deciding it.
 
+        `only` is what the caller may know of the model's variants; it learns of no other one.
         Raises `NotFound` for an unknown variant in the allow-list and `VariantDisabled` where every
         one that it names is not active.
         """
-        _check_allowed(model, constraints)
+        _check_allowed(model, constraints, only)
         name = model.spec.name
-        return self._engine.gate(model).decide(
-            constraints,
+        decision = self._engine.gate(model).decide(
+            allow_only(constraints, only),
             queue=self._engine.queue(name),
             workers=self._engine.workers(name),
             now_s=time.monotonic(),
@@ -86,6 +100,9 @@ class Gateway:
             queue_limit=self._queue_limit,
             rivals=self._engine.rivals(name),
         )
+        if only is None:
+            return decision
+        return decision._replace(verdicts=[v for v in decision.verdicts if v.variant in only])
 
     async def infer(
         self,
@@ -94,6 +111,7 @@ class Gateway:
         constraints: Constraints,
         *,
         arrival_s: float,
+        caller: Caller = ANYONE,
     ) -> Reply:
         """Route and run one request that arrived at `arrival_s` (monotonic clock).
 
@@ -101,9 +119,12 @@ class Gateway:
         `DeadlinePassed`, `RunFailed` or `WorkerLost`. Cancelling it takes the request out of the
         queue.
         """
-        record, answer = self.submit(model, inputs, constraints, arrival_s=arrival_s)
+        record, answer = self.submit(model, inputs, constraints, arrival_s=arrival_s, caller=caller)
         try:
             return self.settle(record, await answer)
+        except asyncio.CancelledError:
+            self.left(record)
+            raise
         except (DeadlinePassed, RunFailed, WorkerLost, Draining, QueueFull, Shed) as error:
             self.failed(record, error)
             raise
@@ -115,27 +136,34 @@ class Gateway:
         constraints: Constraints,
         *,
         arrival_s: float,
+        caller: Caller = ANYONE,
     ) -> "tuple[DecisionRecord, asyncio.Future[Answer]]":
         """Route one request and queue it: `infer` up to where it waits.
 
-        The answer goes to `settle`, what else comes of it to `failed`. Raises what `route` raises,
-        and `Infeasible`, `Overloaded`, `NoHealthyVariant`, `QueueFull` or `Draining`.
+        The answer goes to `settle`, what else comes of it to `failed` or `left`. Raises what
+        `route` raises, and `Infeasible`, `Overloaded`, `NoHealthyVariant`, `BudgetSpent`,
+        `QueueFull` or `Draining`.
         """
         model = self.model(model.spec.name)  # the newest snapshot: decoding may have taken a while
         rows = len(next(iter(inputs.values())))
         number = self._engine.next_id()
-        decision = self.route(model, constraints, rows)
+        only = caller.terms.variants_of(model.spec.name)
+        decision = self.route(model, constraints, rows, only)
         now = time.monotonic()
         rung = self._rung(model.spec.name, now)
         if decision.outcome == "overloaded":
             decision = self._bring(model, constraints, decision, arrival_s)
             if rung == 2 and self._engine.shed(model.spec.name, constraints.urgency):
-                decision = self.route(model, constraints, rows)
+                decision = self.route(model, constraints, rows, only)
         elif rung and constraints.urgency == BEST_EFFORT and decision.outcome == "admitted":
             decision = _spared(decision, self._engine.backlog_s())
-        record = self._decisions.open(number, model.spec.name, constraints, decision, arrival_s)
+        record = self._decisions.open(
+            number, model.spec.name, constraints, decision, arrival_s, rows=rows, caller=caller
+        )
         if decision.outcome != "admitted":
             self._refuse(record)
+        if caller.tenant is not None and caller.tenant.budget is not None:
+            record.bill = caller.tenant.budget.hold(HOLD * _expected_usd(record))
         limit_s = constraints.max_latency_s
         queued = Queued(
             id=number,
@@ -228,8 +256,22 @@ class Gateway:
             self._count_shed(record)
             raise Overloaded(decision, record.id)
 
+    def left(self, record: DecisionRecord) -> None:
+        """Count an admitted request whose caller left; it pays what it was expected to cost."""
+        self._paid(record, _expected_usd(record))
+
+    def _paid(self, record: DecisionRecord, usd: float) -> None:
+        tenant = record.caller.tenant
+        if tenant is not None:
+            tenant.requests += 1
+            tenant.usd += usd
+            if record.bill is not None:
+                record.bill.settle(usd)
+
     def failed(self, record: DecisionRecord, error: BaseException) -> None:
-        """Count an admitted request that got no answer."""
+        """Count an admitted request that got no answer; it costs nothing."""
+        if record.bill is not None:
+            record.bill.settle(0.0)
         match error:
             case DeadlinePassed():
                 self._count_shed(record)
@@ -263,9 +305,13 @@ class Gateway:
         total_s = time.monotonic() - record.arrival_s
         if record.cascade is None:
             cost, reason = self._cost(answer), _reason(decision, name)
+            cost_usd = cost * record.rows / 1e6
             predicted = decision.verdict(name)
         else:
-            cost, reason = sum(map(self._cost, answer.parts)), "cascade"
+            costs = [self._cost(part) for part in answer.parts]
+            cost, reason = sum(costs), "cascade"
+            rows = (record.rows, answer.unsure_rows)
+            cost_usd = sum(each * n for each, n in zip(costs, rows, strict=False)) / 1e6
             predicted = routing.promise(record.cascade, {v.variant: v for v in decision.verdicts})
             self._metrics.cascaded(record.model, record.cascade, escalated=len(answer.parts) > 1)
         overhead_s = max(0.0, total_s - answer.queue_s - answer.run_s)
@@ -280,8 +326,9 @@ class Gateway:
             reason,
             queue_s=answer.queue_s,
             overhead_s=overhead_s,
-            cost_usd=cost / 1e6,
+            cost_usd=cost_usd,
         )
+        self._paid(record, cost_usd)
         limit_s = record.constraints.max_latency_s
         if limit_s is not None and total_s > limit_s and record.constraints.is_hard("max_latency"):
             self._metrics.violated(record.model, name, "max_latency")
@@ -294,6 +341,7 @@ class Gateway:
             reason=reason,
             total_s=total_s,
             cost_usd_per_million=cost,
+            cost_usd=cost_usd,
         )
 
     def _cost(self, answer: Answer) -> float:
@@ -310,6 +358,13 @@ class Gateway:
                 memory_bytes=profile.memory_bytes if profile is not None else 0,
             )
         return each_s * answer.run_s / answer.batch_rows
+
+
+def _expected_usd(record: DecisionRecord) -> float:
+    """What the dearest of the eligible variants would cost; both of them for a cascade."""
+    decision = record.decision
+    costs = [decision.verdict(name).cost_usd_per_million or 0.0 for name in decision.eligible]
+    return max(costs, default=0.0) * record.rows / 1e6 * (2 if record.constraints.cascade else 1)
 
 
 def _only_blocked(verdict: Verdict) -> bool:
@@ -336,12 +391,16 @@ def _reason(decision: Decision, variant: str) -> str:
     return decision.reason
 
 
-def _check_allowed(model: ServedModel, constraints: Constraints) -> None:
+def _check_allowed(
+    model: ServedModel, constraints: Constraints, only: frozenset[str] | None
+) -> None:
     if constraints.variants is None:
         return
     for name in constraints.variants:
-        if name not in model.variants and name not in model.others:
-            known = ", ".join(sorted(model.variants)) or "none"
+        unknown = name not in model.variants and name not in model.others
+        if unknown or (only is not None and name not in only):
+            active = [v for v in model.variants if only is None or v in only]
+            known = ", ".join(sorted(active)) or "none"
             raise NotFound(
                 f"model {model.spec.name!r} has no variant {name[:80]!r}; active: {known}"
             )

@@ -28,6 +28,7 @@ from http_sf import DisplayString, StructuredFieldError, Token
 
 from app.errors import Malformed
 from router.constraints import Bound, Constraints, Objective, ObjectiveName
+from router.narrow import Narrowed
 from router.weights import Weights
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -132,6 +133,23 @@ def _parse(relevant: tuple[tuple[bytes, bytes], ...], max_latency_s: float) -> I
         handling=handling,
         clamped=latency is not None and latency[0] / 1000 > max_latency_s,
     )
+
+
+def effective(narrowed: Narrowed) -> bytes:
+    """The header `Infer-Effective`, as a line: the bounds of the key as they hold, and whose.
+
+    `max-cost=3.000;from=key, max-latency-ms=20.000;from=request`; empty for a key without bounds.
+    """
+    if not narrowed.sides:
+        return b""
+    fields = []
+    for bound, side in narrowed.sides:
+        limit = narrowed.constraints.limit(bound) or 0.0
+        name = bound.replace("_", "-")
+        if bound == "max_latency":
+            name, limit = f"{name}-ms", limit * 1000
+        fields.append(f"{name}={reply_number(limit)};from={side}")
+    return f"infer-effective: {', '.join(fields)}\r\n".encode()
 
 
 def reply_number(value: float) -> str:

@@ -16,6 +16,14 @@ from app.metrics import Metrics
 log = structlog.get_logger()
 
 MAX_HEADERS = 100
+
+SECURITY = (
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "default-src 'self'; frame-ancestors 'none'"),
+    ("referrer-policy", "no-referrer"),
+)
+"""On every answer: what browsers must not do with it (no guessing, no framing, no foreign code)."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 
 
@@ -45,7 +53,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = _completed(scope, message["headers"], request_id)
             await send(message)
 
         self._metrics.inflight(+1)
@@ -68,6 +76,21 @@ class Edge:
                 scope.get("gearshift.code", "ok" if status < 400 else "none"),
                 time.monotonic() - start,
             )
+
+
+def _completed(
+    scope: Scope, given: Iterable[tuple[bytes, bytes]], request_id: str
+) -> list[tuple[bytes, bytes]]:
+    """The headers with the request's id, what the key allows, and `no-store` by default.
+
+    `gearshift.lines` in the scope gives the header lines about the key.
+    """
+    headers = [*given, (b"x-request-id", request_id.encode())]
+    if all(name != b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"no-store"))
+    if (lines := scope.get("gearshift.lines")) is not None:
+        headers += _pairs(lines())
+    return headers
 
 
 class RequestIds:
@@ -121,10 +144,15 @@ def problem_lines(problem: Problem) -> bytes:
 
 async def send_response(send: Send, status: int, lines: bytes, body: bytes) -> None:
     """Answer in one piece, with these header lines and the length."""
-    raw = [tuple(line.split(b": ", 1)) for line in lines.split(b"\r\n") if line]
+    raw = _pairs(lines)
     raw.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+def _pairs(lines: bytes) -> list[tuple[bytes, bytes]]:
+    found = (line.partition(b": ") for line in lines.split(b"\r\n") if line)
+    return [(name, value) for name, _, value in found]
 
 
 def header_values(scope: Scope, name: bytes) -> list[str]:

@@ -4,23 +4,26 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from app import binary, body, headers, images, texts
-from app.access import Keys
+from app.access import Caller
 from app.binary import Wanted
 from app.catalog import ServedModel
 from app.errors import Malformed, WrongContentType, milliseconds
 from app.gateway import Gateway, Reply
 from app.headers import InferHeaders
+from app.keys import Keys
 from app.room import Room
 from app.schemas import decision_json
 from app.settings import Settings
 from router.constraints import Constraints
+from router.narrow import narrow
+from variants.errors import NotFound
 from variants.runtimes import Tensor, Tensors
 from variants.spec import ModelSpec
 
@@ -45,14 +48,21 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """What the headers of an inference request say, its key checked."""
+    """What the headers of an inference request say, its key checked and its bounds narrowed."""
 
+    caller: Caller
     asked: InferHeaders
+    effective: bytes
+    """A header line: the bounds that hold and whose they are. Empty where the key has none."""
     content_type: str
     header_bytes: int
     """Length of the description ahead of binary tensors, 0 where there is none."""
     binary: bool
     """Whether the reply's tensors should come as bytes."""
+
+    def lines(self) -> bytes:
+        """The reply's headers about what the key allows, as lines; mostly none."""
+        return self.effective + self.caller.lines()
 
 
 class Call(NamedTuple):
@@ -110,11 +120,16 @@ class Inference:
                 accepted.append(value)
             elif name == _HEADER_LENGTH:
                 lengths.append(value)
-        self._keys.check(authorization, "infer")
+        caller = self._keys.check(authorization, "infer")
         asked = headers.parse(raw, max_latency_s=self.settings.max_latency_s)
+        narrowed = narrow(asked.constraints, caller.terms)
+        if narrowed.sides:
+            asked = replace(asked, constraints=narrowed.constraints)
         content_type = _content_type(content_types)
         return Head(
+            caller=caller,
             asked=asked,
+            effective=headers.effective(narrowed),
             content_type=content_type,
             header_bytes=_header_bytes(lengths, content_type),
             binary=any(_accepts_binary(value) for value in accepted),
@@ -137,12 +152,12 @@ class Inference:
         """
         asked = head.asked
         if head.content_type in images.FORMATS:
-            model = self._named(asked)
+            model = self._named(head)
             formats = (images.FORMATS[head.content_type],)
             picture = images.decode(raw, model.spec, formats, max_pixels=limits.pixels)
             return Call(model, {model.spec.inputs[0].name: picture})
         if head.content_type == binary.MEDIA_TYPE:
-            model = self._named(asked)
+            model = self._named(head)
             return Call(model, *binary.read(model.spec, raw, head.header_bytes))
         request = body.parse_json(raw)
         if request.model is None:
@@ -150,19 +165,24 @@ class Inference:
                 raise Malformed(
                     "name the model in 'model' or in the header Infer-Model", field="model"
                 )
-            model = self._named(asked)
+            model = self._named(head)
         else:
             if asked.model is not None and request.model != asked.model:
                 raise Malformed("'model' and the header Infer-Model disagree", field="model")
-            model = self.gateway.model(request.model)
+            model = self._model(head, request.model)
         return Call(
             model, body.tensors(model.spec, request, tokenizer=model.tokenizer, limits=limits)
         )
 
-    def _named(self, asked: InferHeaders) -> ServedModel:
-        if asked.model is None:
+    def _named(self, head: Head) -> ServedModel:
+        if head.asked.model is None:
             raise Malformed("name the model in the header Infer-Model", field="Infer-Model")
-        return self.gateway.model(asked.model)
+        return self._model(head, head.asked.model)
+
+    def _model(self, head: Head, name: str) -> ServedModel:
+        if not head.caller.terms.allows(name):
+            raise NotFound(f"no model {name!r}")  # as if there were none
+        return self.gateway.model(name)
 
     def answer(self, head: Head, call: Call, reply: Reply) -> tuple[bytes, bytes]:
         """Header lines, all but the length, and body of the answer."""

@@ -23,6 +23,7 @@ _REFUSALS = {
     413: "too large",
     415: "wrong content type",
     422: "well-formed, but cannot be: see `code`",
+    429: "more than the key allows; see `Retry-After`",
     431: "too many or too large headers",
     502: "a worker or runtime broke",
     503: "not under the present load; see `Retry-After`",
@@ -184,6 +185,10 @@ _INFER: dict[str, Any] = {
                     "Infer-Cascade": "Where one was asked for: `?1` with `first`, `then`, and the "
                     "numbers of rows `unsure` and `escalated`; `?0` where none kept the bounds.",
                     "Preference-Applied": "The `handling` that was asked for.",
+                    "Infer-Effective": "Where the key has bounds: each as it holds, and `from` "
+                    "whom, `key` or `request`.",
+                    "RateLimit-Policy": "Where the key has a rate: quota `q` in `w` seconds.",
+                    "RateLimit": "What remains of it, `r`, and the seconds until all is back, `t`.",
                     "Infer-Max-Latency-Ms": "The longest deadline allowed, where it was cut.",
                     "X-Request-Id": "The caller's, or one made here.",
                     binary.HEADER: "With raw tensors: the bytes of the description.",
@@ -288,7 +293,7 @@ def _statuses(method: str, path: str, need: Need) -> set[int]:
     """The refusals that an operation can give."""
     found = {431}
     if need != "public":
-        found |= {401, 403}
+        found |= {401, 429} if need == "any" else {401, 403, 429}
     if "{" in path or need == "infer":
         found |= {404}
     if "{digest}" in path:

@@ -15,6 +15,8 @@ PARAMETERS: dict[str, Any] = {
     "id": "a1b2c3d4",
     "decision": DECISION_ID,
     "after": 0,
+    "days": 31,
+    "force": False,
 }
 """Path and query parameters by name."""
 
@@ -123,6 +125,13 @@ _DECISION = {
 }
 _BLOB = {"digest": DIGEST, "size_bytes": 301456}
 
+_USAGE = {
+    "key": "a1b2c3d4",
+    "usd_per_day": 2,
+    "unspent_usd": 1.875,
+    "days": [{"day": "2026-01-31", "requests": 120345, "usd": 0.0641}],
+}
+
 ANSWERS: dict[tuple[str, str, str], Any] = {
     ("GET", "/v1/models", "200"): {"models": [_MODEL]},
     ("GET", "/v1/models/{model}", "200"): _MODEL,
@@ -172,11 +181,26 @@ ANSWERS: dict[tuple[str, str, str], Any] = {
                 "name": "shop frontend",
                 "scopes": ["infer"],
                 "created_at": "2026-01-31T12:00:00Z",
+                "expires_at": "2027-01-31T12:00:00Z",
                 "revoked_at": None,
+                "old_secret_until": None,
+                "limits": {
+                    "allow": ["fashion", "sentiment/int8"],
+                    "max_latency_ms": 100,
+                    "max_cost": 5,
+                    "min_accuracy": 0.9,
+                    "max_accuracy_drop": None,
+                    "requests_per_s": 50,
+                    "usd_per_day": 2,
+                },
+                "version": 1,
             }
         ]
     },
     ("POST", "/v1/keys", "201"): {"key": "gs_a1b2c3d4_the-secret-is-shown-once"},
+    ("POST", "/v1/keys/{id}/rotate", "200"): {"key": "gs_a1b2c3d4_another-secret-shown-once"},
+    ("GET", "/v1/keys/{id}/usage", "200"): _USAGE,
+    ("GET", "/v1/usage", "200"): _USAGE,
     ("GET", "/healthz", "200"): {"status": "ok"},
     ("GET", "/readyz", "200"): {"status": "ready", "registry": None},
     ("GET", "/readyz", "503"): {"status": "not ready"},

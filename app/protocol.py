@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.direct import Direct, Exchange, Known
 from app.errors import CONTENT_TYPE, Problem
+from app.http_edge import SECURITY
 
 MAX_HEAD_BYTES = 64 << 10
 JOINED_BYTES = 64 << 10
@@ -81,6 +82,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._in_message = False
         self._refused = False
+        self._default: list[tuple[bytes, bytes]] | None = None
+        self._lines = b""
 
     # From the transport
 
@@ -243,6 +246,7 @@ class LimitedProtocol(HttpToolsProtocol):
         exchange.keep_alive = self.parser.should_keep_alive()
         self._exchange = self._reading = exchange
         self.cycle = exchange  # type: ignore[assignment]  # it stands for uvicorn's own
+        exchange.begin()
         return True
 
     def on_body(self, body: bytes) -> None:
@@ -309,7 +313,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         head = b"%b%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (
             STATUS_LINE[status],
-            b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers]),
+            self._default_lines(),
             lines,
             b"" if exchange.keep_alive else b"connection: close\r\n",
             len(body),
@@ -322,6 +326,14 @@ class LimitedProtocol(HttpToolsProtocol):
         if not exchange.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def _default_lines(self) -> bytes:
+        """The headers of every answer. uvicorn makes a new list of them once a second."""
+        default = self.server_state.default_headers
+        if default is not self._default:
+            self._default = default
+            self._lines = b"".join([b"%b: %b\r\n" % header for header in default])
+        return self._lines
 
     def _count(self, size: int) -> None:
         self._progress = True
@@ -366,6 +378,7 @@ def _answer(problem: Problem) -> bytes:
     head = (
         f"HTTP/1.1 {problem.status} {_REASONS[problem.status]}\r\n"
         f"content-type: {CONTENT_TYPE}\r\ncontent-length: {len(body)}\r\n"
-        "connection: close\r\n\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in SECURITY)
+        + "connection: close\r\n\r\n"
     )
     return head.encode() + body

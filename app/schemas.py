@@ -1,13 +1,15 @@
 """What control routes take and give, as pydantic models; milliseconds only here."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import date, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.access import Scope
 from app.catalog import ServedModel, cost_usd_per_million
-from app.errors import verdict_json
+from app.errors import milliseconds, verdict_json
+from app.tenant import today
 from router.decision import Decision
 from variants.audit import AuditEntry
 from variants.cost import Prices
@@ -18,6 +20,8 @@ from variants.manifest import Digest, Manifest, Step
 from variants.profile import Accuracy
 from variants.registry import VariantRecord
 from variants.spec import ModelSpec, Name
+from variants.terms import Terms, allowed, names
+from variants.usage_table import Usage
 
 
 class Strict(BaseModel):
@@ -134,16 +138,67 @@ class BlobOut(BaseModel):
     size_bytes: int
 
 
+_Limit = Annotated[float | None, Field(ge=0)]
+
+
+class TermsIn(Strict):
+    """What a key may do; nothing is limited that is left out."""
+
+    allow: Annotated[list[str] | None, Field(min_length=1, max_length=1000)] = Field(
+        None, description="models (`fashion`) and variants (`fashion/int8`); no others are known"
+    )
+    max_latency_ms: _Limit = Field(None, description="ceiling for every request")
+    max_cost: _Limit = Field(None, description="US dollars per million inferences")
+    min_accuracy: _Limit = Field(None, description="floor, held against the lower 95 % bound")
+    max_accuracy_drop: _Limit = Field(None, description="percentage points below the reference")
+    requests_per_s: _Limit = Field(None, description="for each gateway")
+    usd_per_day: _Limit = Field(None, description="UTC day, all gateways on one database together")
+
+    def terms(self) -> Terms:
+        """The same inside. Raises `Invalid`."""
+        latency_s = None if self.max_latency_ms is None else self.max_latency_ms / 1000
+        return Terms(
+            allow=None if self.allow is None else allowed(self.allow),
+            max_latency_s=latency_s,
+            max_cost_usd_per_million=self.max_cost,
+            min_accuracy=self.min_accuracy,
+            max_accuracy_drop_points=self.max_accuracy_drop,
+            requests_per_s=self.requests_per_s,
+            usd_per_day=self.usd_per_day,
+        )
+
+
 class KeyIn(Strict):
     """A new key."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"name": "shop frontend", "scopes": ["infer"]}]},
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "shop frontend",
+                    "scopes": ["infer"],
+                    "expires_at": "2099-01-01T00:00:00Z",
+                    "limits": {"max_cost": 5, "requests_per_s": 50, "usd_per_day": 2},
+                }
+            ]
+        },
     )
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     scopes: Annotated[list[Scope], Field(min_length=1)]
+    expires_at: AwareDatetime | None = Field(None, description="when it ends by itself")
+    limits: TermsIn = TermsIn()
+
+
+class RotateIn(Strict):
+    """How to change a key's secret."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]}
+    )
+
+    overlap_s: float = Field(86400, ge=0, description="how long the old secret stays valid")
 
 
 class KeyOut(BaseModel):
@@ -153,7 +208,28 @@ class KeyOut(BaseModel):
     name: str
     scopes: list[str]
     created_at: datetime
+    expires_at: datetime | None
     revoked_at: datetime | None
+    old_secret_until: datetime | None = Field(description="until when the secret before is valid")
+    limits: TermsIn
+    version: int
+
+
+class DayOut(BaseModel):
+    """What a key used on one day (UTC)."""
+
+    day: date
+    requests: int
+    usd: float
+
+
+class UsageOut(BaseModel):
+    """What a key used, newest day first, at most half a second old."""
+
+    key: str
+    usd_per_day: float | None
+    unspent_usd: float | None = Field(description="of today; what gateways hold counts as spent")
+    days: list[DayOut]
 
 
 class KeyCreated(BaseModel):
@@ -290,14 +366,15 @@ def decision_json(decision: Decision, *, id: str | None = None) -> dict[str, Any
     }
 
 
-def model_out(model: ServedModel) -> ModelOut:
-    """A served model as the API shows it."""
+def model_out(model: ServedModel, terms: Terms) -> ModelOut:
+    """A served model as the API shows it to a key with these terms."""
+    name, reference = model.spec.name, model.record.reference
     return ModelOut(
-        model=model.spec.name,
+        model=name,
         spec=model.spec,
-        reference=model.record.reference,
-        active=sorted(model.variants),
-        inactive=sorted(model.others),
+        reference=reference if reference and terms.allows(name, reference) else None,
+        active=sorted(v for v in model.variants if terms.allows(name, v)),
+        inactive=sorted(v for v in model.others if terms.allows(name, v)),
     )
 
 
@@ -349,5 +426,35 @@ def key_out(key: KeyRecord) -> KeyOut:
         name=key.name,
         scopes=sorted(key.scopes),
         created_at=key.created_at,
+        expires_at=key.expires_at,
         revoked_at=key.revoked_at,
+        old_secret_until=key.old_until,
+        limits=terms_out(key.terms),
+        version=key.version,
+    )
+
+
+def terms_out(terms: Terms) -> TermsIn:
+    """A key's limits as the API shows them."""
+    return TermsIn(
+        allow=None if terms.allow is None else names(terms.allow),
+        max_latency_ms=milliseconds(terms.max_latency_s),
+        max_cost=terms.max_cost_usd_per_million,
+        min_accuracy=terms.min_accuracy,
+        max_accuracy_drop=terms.max_accuracy_drop_points,
+        requests_per_s=terms.requests_per_s,
+        usd_per_day=terms.usd_per_day,
+    )
+
+
+def usage_out(key: str, terms: Terms, days: Sequence[Usage]) -> UsageOut:
+    """What a key used as the API shows it; `days` newest first."""
+    unspent_usd = terms.usd_per_day
+    if unspent_usd is not None and days and days[0].day == today():
+        unspent_usd = max(0.0, unspent_usd - days[0].set_aside_usd)
+    return UsageOut(
+        key=key,
+        usd_per_day=terms.usd_per_day,
+        unspent_usd=unspent_usd,
+        days=[DayOut(day=each.day, requests=each.requests, usd=each.usd) for each in days],
     )

@@ -12,6 +12,7 @@ import uvicorn
 
 from app.engine.process import Process
 from app.factory import create_app
+from app.http_edge import SECURITY
 from app.protocol import limited
 from app.services import Services
 from app.settings import Settings
@@ -50,6 +51,7 @@ def run(
             proxy_headers=False,
             server_header=False,
             date_header=True,
+            headers=list(SECURITY),
             timeout_keep_alive=75,
             timeout_graceful_shutdown=int(settings.drain_s) + 1,
             backlog=BACKLOG,

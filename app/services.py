@@ -5,12 +5,15 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from app.access import Caller, Keys
+from app.access import Caller
+from app.bad_keys import BadKeys
 from app.changes import Changes
 from app.decisions import Decisions
 from app.engine.engine import Engine
 from app.engine.process import Process
 from app.gateway import Gateway
+from app.keys import Keys
+from app.ledger import Ledger
 from app.metrics import Metrics
 from app.registration import Registration
 from app.settings import Settings
@@ -29,6 +32,8 @@ class Services:
     registration: Registration
     changes: Changes
     keys: Keys
+    bad_keys: BadKeys
+    ledger: Ledger
     decisions: Decisions
     metrics: Metrics
     processes: tuple[Process, ...]

@@ -62,6 +62,30 @@ class Settings(BaseModel):
     require_keys: Annotated[
         bool, Field(description="whether callers need a key; off only on the loopback address")
     ] = True
+    pepper: Annotated[
+        str | None,
+        Field(
+            description="where the secret behind the keys lies, file:PATH or env:NAME; none: a "
+            "file in the data folder. All gateways on one database need the same"
+        ),
+    ] = None
+    admin_port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="port of a listener of its own for all routes but inference, usage and "
+            "probes, which the other one then has alone; none: one listener for all",
+        ),
+    ] = None
+    bad_keys_per_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="failures a second from one address that are answered with 401, more with "
+            "429; raise it behind a proxy, where all callers share its address",
+        ),
+    ] = 10.0
     workers: Annotated[int, Field(ge=1, le=256, description="worker processes")] = max(
         1, len(usable_cores()) - 1
     )

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import httpx
 
-from app.access import SCOPES, open_keys
+from app.access import SCOPES
+from app.keys import open_keys
 from variants import evaluation as evaluations
 from variants import trial
 from variants.data_folder import DataFolder

@@ -11,6 +11,7 @@ from variants.errors import RegistryUnavailable
 from variants.key_table import KeyTable
 from variants.registry import Registry
 from variants.store import Store
+from variants.usage_table import UsageTable
 
 FILE = "registry.sqlite3"
 
@@ -24,6 +25,7 @@ class DataFolder:
     database: Database
     registry: Registry
     keys: KeyTable
+    usage: UsageTable
     audit: Audit
 
 
@@ -51,6 +53,7 @@ def open_data_folder(
             database=database,
             registry=Registry(database),
             keys=KeyTable(database),
+            usage=UsageTable(database),
             audit=Audit(database),
         )
     finally:

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal, assert_never
 
 from pydantic import ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.+-]{0,62}$")]
+NAME = r"[a-z0-9][a-z0-9_.+-]{0,62}"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 """A model's or variant's name: lower case, digits and `_ . + -`, at most 63 characters."""
 
 Dtype = Literal["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"]

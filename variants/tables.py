@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     BigInteger,
     Column,
+    Date,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -86,6 +88,17 @@ keys = Table(
     Column("created_at", Instant, nullable=False),
     Column("revoked_at", Instant),
     Column("version", Integer, nullable=False, server_default="1"),
+    Column("pepper", String(12)),
+    Column("old_hmac", String(64)),
+    Column("old_until", Instant),
+    Column("expires_at", Instant),
+    Column("allow", Text),
+    Column("max_latency_s", Float),
+    Column("max_cost_usd_per_million", Float),
+    Column("min_accuracy", Float),
+    Column("max_accuracy_drop_points", Float),
+    Column("requests_per_s", Float),
+    Column("usd_per_day", Float),
 )
 
 replies = Table(
@@ -99,3 +112,14 @@ replies = Table(
     Index("replies_by_age", "created_at"),
 )
 """Answers to requests with an `Idempotency-Key`; `sealed` is empty while one is in flight."""
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("key", String(16), ForeignKey("keys.id"), primary_key=True),
+    Column("day", Date, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("set_aside_usd", Float, nullable=False),
+)
+"""What each key used on a day (UTC). `set_aside_usd`: what gateways took out of its budget."""

@@ -1,6 +1,6 @@
 """Control routes: the key is checked and the body bounded before FastAPI looks at either."""
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request, Response
@@ -8,12 +8,13 @@ from fastapi.routing import APIRoute
 from starlette.types import Message
 
 from app import body
-from app.access import ROUTES
+from app.access import ROUTES, Caller
 from app.errors import WrongContentType
 from app.http_edge import header_values, read_body
 from app.idempotency import Asked, once
 from app.preconditions import Handle, conditional
 from app.services import services
+from variants.errors import NotFound
 
 MAX_BYTES = 1 << 20
 """Largest JSON body of a control route."""
@@ -33,7 +34,11 @@ class GuardedRoute(APIRoute):
             parts = services(request)
             need = ROUTES[request.method, self.path]
             keys = header_values(request.scope, b"authorization")
-            request.state.caller = parts.keys.check(keys, need)
+            caller = request.state.caller = parts.keys.check(keys, need)
+            if caller.tenant is not None:
+                request.scope["gearshift.lines"] = caller.tenant.lines
+                caller.tenant.enter()
+            _check_allowed(caller, request.path_params)
             raw = b""
             if self.body_field is not None:
                 raw = await _json(request, parts.settings.body_timeout_s)
@@ -50,6 +55,17 @@ class GuardedRoute(APIRoute):
         parts = services(request)
         asked = Asked.of(request, name, raw, caller=request.state.caller.id)
         return await once(parts.replies, asked, lambda: handle(request))
+
+
+def _check_allowed(caller: Caller, named: Mapping[str, Any]) -> None:
+    """Raise `NotFound` for what the key must not know of, in the words for what is not there."""
+    model, variant = named.get("model"), named.get("variant")
+    if model is None:
+        return
+    if not caller.terms.allows(model):
+        raise NotFound(f"no model {model!r}")
+    if not caller.terms.allows(model, variant):
+        raise NotFound(f"no variant {variant!r} of model {model!r}")
 
 
 async def _json(request: Request, timeout_s: float) -> bytes:

@@ -20,6 +20,9 @@ class InferEndpoint:
         scope["gearshift.route"] = "/infer"  # for metrics; only FastAPI's routes name themselves
         inference = self._inference
         head = inference.head(scope["headers"])
+        scope["gearshift.lines"] = head.lines
+        if head.caller.tenant is not None:
+            head.caller.tenant.enter(paid=True)
         settings = inference.settings
         chunks = body_chunks(
             scope, receive, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
@@ -45,6 +48,7 @@ class InferEndpoint:
                 call.inputs,
                 head.asked.constraints,
                 arrival_s=scope["gearshift.arrival_s"],
+                caller=head.caller,
             )
         except asyncio.CancelledError:
             if not watcher.done():

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.errors import Forbidden
 from app.routes.guarded import GuardedRoute
 from app.schemas import (
     HistoryOut,
@@ -22,6 +23,7 @@ from app.schemas import (
 from app.services import Parts, Services, Who
 from variants.manifest import Manifest
 from variants.registry import VariantRecord
+from variants.terms import Terms
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRoute)
 
@@ -30,35 +32,41 @@ _WAIT = re.compile(r"(?:^|,)\s*wait=(\d{1,4})\s*(?:,|$)")
 
 
 @router.get("", summary="Every model")
-async def list_models(parts: Parts) -> ModelList:
-    """The models that are served, by name."""
+async def list_models(parts: Parts, who: Who) -> ModelList:
+    """The models that are served, by name: those that the key may know of."""
     models = parts.engine.catalog.models
-    return ModelList(models=[model_out(models[name]) for name in sorted(models)])
+    names = sorted(filter(who.terms.allows, models))
+    return ModelList(models=[model_out(models[name], who.terms) for name in names])
 
 
 @router.get("/{model}", summary="One model")
-async def get_model(model: str, parts: Parts) -> ModelOut:
+async def get_model(model: str, parts: Parts, who: Who) -> ModelOut:
     """A model's promise (tensors, labels, preprocessing) and its variants' names."""
-    return model_out(parts.engine.catalog.model(model))
+    return model_out(parts.engine.catalog.model(model), who.terms)
 
 
 @router.get("/{model}/variants", summary="A model's variants")
-async def list_variants(model: str, parts: Parts) -> VariantList:
+async def list_variants(model: str, parts: Parts, who: Who) -> VariantList:
     """Every variant in any state, with what was measured about it."""
     parts.engine.catalog.model(model)
-    return await asyncio.to_thread(_variants, parts, model)
+    return await asyncio.to_thread(_variants, parts, model, who.terms)
 
 
 @router.get("/{model}/variants/{variant}", summary="One variant")
-async def get_variant(model: str, variant: str, parts: Parts) -> VariantDetail:
-    """A variant with its history and lineage."""
+async def get_variant(model: str, variant: str, parts: Parts, who: Who) -> VariantDetail:
+    """A variant with its history and lineage; without them for a key of some models only."""
     parts.engine.catalog.model(model)
-    return await asyncio.to_thread(_detail, parts, model, variant)
+    found = await asyncio.to_thread(_detail, parts, model, variant)
+    if who.terms.allow is None:
+        return found
+    return found.model_copy(update={"parent": None, "cascades": [], "history": []})
 
 
 @router.get("/{model}/variants/{variant}/history", summary="A variant's history")
-async def get_history(model: str, variant: str, parts: Parts) -> HistoryOut:
+async def get_history(model: str, variant: str, parts: Parts, who: Who) -> HistoryOut:
     """Who moved it from state to state, when, why and on what evidence; oldest first."""
+    if who.terms.allow is not None:
+        raise Forbidden("histories name other keys: not for a key of some models only")
     await asyncio.to_thread(parts.data.registry.variant, model, variant)
     found = await asyncio.to_thread(parts.data.audit.of, model, variant)
     return HistoryOut(history=list(found))
@@ -109,11 +117,12 @@ async def set_reference(model: str, wanted: ReferenceIn, parts: Parts, who: Who)
     """Count accuracy drops from this active variant."""
     parts.engine.catalog.model(model)
     await parts.registration.set_reference(model, wanted.variant, who.name)
-    return model_out(parts.engine.catalog.model(model))
+    return model_out(parts.engine.catalog.model(model), who.terms)
 
 
-def _variants(parts: Services, model: str) -> VariantList:
-    records = parts.data.registry.variants(model)
+def _variants(parts: Services, model: str, terms: Terms) -> VariantList:
+    found = parts.data.registry.variants(model)
+    records = [record for record in found if terms.allows(model, record.name)]
     return VariantList(
         variants=[VariantOut(**_fields(parts, r, _manifest(parts, r))) for r in records]
     )

@@ -6,7 +6,8 @@ Profiles in the folder that is given may come from another host or a busier hour
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.access import SCOPES, open_keys
+from app.access import SCOPES
+from app.keys import open_keys
 from benchmarks.routing import data_folder
 from benchmarks.routing.ladder import Ladder
 from variants import evaluation as evaluations
@@ -57,7 +58,7 @@ def renewed(source: Path, model: str | None, root: Path, *, effort: Effort, rows
             path = given.store.blob_path(manifest.artifact.digest)
             _publish(made, _profiled(path, manifest, record.spec, effort), path)
         made.registry.set_reference(chosen, record.reference or manifests[0].variant, actor="live")
-        key = open_keys(made.registry, made.root, required=True).create(
+        key = open_keys(made.keys, made.root, required=True).create(
             "live", frozenset(SCOPES), actor="live"
         )
     (ladder,) = data_folder.ladders(root)

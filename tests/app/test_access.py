@@ -1,7 +1,6 @@
 """The table from routes to scopes, and the keys of a data folder."""
 
 import threading
-from pathlib import Path
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -9,13 +8,14 @@ from fastapi.routing import iter_route_contexts
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from app.access import ROUTES, open_keys
+from app.access import ROUTES
 from app.errors import Forbidden, Unauthenticated
 from app.factory import check_routes, create_app
+from app.keys import open_keys
 from app.routes.guarded import GuardedRoute
 from app.settings import Settings
 from variants.data_folder import DataFolder
-from variants.errors import Conflict, Invalid, NotFound
+from variants.errors import Conflict, NotFound
 
 
 @pytest.fixture
@@ -107,19 +107,3 @@ def test_a_key_outlives_the_process_that_made_it(data_folder: DataFolder) -> Non
 def test_without_keys_anyone_may_do_anything(data_folder: DataFolder) -> None:
     keys = open_keys(data_folder.keys, data_folder.root, required=False)
     assert keys.check([], "admin").name == "anyone"
-
-
-@pytest.mark.parametrize("content", [b"", b"x" * 31])
-def test_a_broken_pepper_is_refused(data_folder: DataFolder, content: bytes) -> None:
-    pepper: Path = data_folder.root / "pepper"
-    pepper.write_bytes(content)
-    pepper.chmod(0o600)
-    with pytest.raises(Invalid, match=f"has {len(content)} bytes"):
-        open_keys(data_folder.keys, data_folder.root, required=True)
-
-
-def test_a_pepper_that_others_can_read_is_refused(data_folder: DataFolder) -> None:
-    open_keys(data_folder.keys, data_folder.root, required=True)
-    (data_folder.root / "pepper").chmod(0o644)
-    with pytest.raises(Invalid, match="chmod 600"):
-        open_keys(data_folder.keys, data_folder.root, required=True)

@@ -49,6 +49,7 @@ OTHER: dict[str, Any] = {
     "host": "localhost",
     "require_keys": "false",
     "policy": "static",
+    "pepper": "env:PEPPER",
     "pin_workers": "false",
     "worker_memory_bytes": "100000000",
     "prices.core_hour_usd": "1.25",

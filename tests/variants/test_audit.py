@@ -12,7 +12,7 @@ from variants import audit, tables
 from variants.audit import MAX_EVIDENCE_BYTES, PAGE, Audit, json_line
 from variants.database import Database
 from variants.errors import Conflict, Invalid
-from variants.key_table import KeyTable
+from variants.key_table import KeyTable, Secret
 from variants.registry import Registry
 
 
@@ -22,7 +22,13 @@ def test_every_admin_change_leaves_a_line(database: Database) -> None:
     registry.put_model(tiny_spec(), "e" * 64, actor="build")
     add(registry, "fp32", (*PROFILED, "active"))
     registry.set_reference("tiny", "fp32", actor="key 1 (ops)")
-    keys.add(id="k1", name="laptop", secret_hmac="f" * 64, scopes=frozenset({"read"}), actor="ops")
+    keys.add(
+        id="k1",
+        name="laptop",
+        secret=Secret(hmac="f" * 64, pepper=None),
+        scopes=frozenset({"read"}),
+        actor="ops",
+    )
     keys.revoke("k1", actor="ops")
     told = [(line.action, line.variant, line.actor) for line in Audit(database).after(0)]
     assert told == [

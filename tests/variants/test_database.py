@@ -194,13 +194,17 @@ OPENER = """
 import sys
 from pathlib import Path
 from variants.database import Database
-from variants.key_table import KeyTable
+from variants.key_table import KeyTable, Secret
 
 sys.stdin.readline()
 place = sys.argv[1]
 database = Database(Path(place) if place.startswith("/") else place)
 KeyTable(database).add(
-    id=sys.argv[2], name="", secret_hmac="", scopes=frozenset(), actor="test"
+    id=sys.argv[2],
+    name="",
+    secret=Secret(hmac="", pepper=None),
+    scopes=frozenset(),
+    actor="test",
 )
 database.close()
 """

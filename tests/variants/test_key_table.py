@@ -4,7 +4,7 @@ import pytest
 
 from variants.database import Database
 from variants.errors import NotFound
-from variants.key_table import KeyTable
+from variants.key_table import KeyTable, Secret
 
 
 def test_a_key_is_kept_without_its_secret_and_ends_once(database: Database) -> None:
@@ -12,7 +12,7 @@ def test_a_key_is_kept_without_its_secret_and_ends_once(database: Database) -> N
     keys.add(
         id="k1",
         name="laptop",
-        secret_hmac="f" * 64,
+        secret=Secret(hmac="f" * 64, pepper="p"),
         scopes=frozenset({"read", "infer"}),
         actor="test",
     )

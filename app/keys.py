@@ -1,0 +1,252 @@
+"""The keys that are valid now, in memory, and the check against them.
+
+A key is `gs_<id>_<secret>`; only HMAC-SHA-256(pepper, secret) is stored (`app/peppers.py`).
+"""
+
+import hmac
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from app.access import ANYONE, Caller, Need
+from app.errors import Forbidden, Unauthenticated
+from app.peppers import PepperSource
+from app.tenant import Tenant
+from variants.errors import Invalid
+from variants.key_table import KeyRecord, KeyTable, Secret
+from variants.terms import UNLIMITED, Terms
+
+MAX_OVERLAP_S = 30 * 86400.0
+_NOBODY = "0" * 64
+
+
+class _Valid(NamedTuple):
+    """A key that is valid now: who it is, and the HMACs of its secrets, the old one's if any."""
+
+    caller: Caller
+    hmacs: tuple[str, str]
+
+
+class Keys:
+    """`version` grows whenever a key comes or goes: what was found out under another one is void.
+
+    `renew` is to be called twice a second: a key ends at most that much after its time.
+    """
+
+    def __init__(
+        self,
+        table: KeyTable,
+        source: PepperSource,
+        *,
+        required: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._table = table
+        self._source = source
+        self._required = required
+        self._clock = clock
+        self._peppers = source.read()
+        self._mark = source.mark()
+        self._records: tuple[KeyRecord, ...] = ()
+        self._valid: dict[str, _Valid] = {}
+        self._tenants: dict[str, Tenant] = {}
+        self._stale: dict[str, tuple[str, Secret]] = {}
+        self._now, self._next = -math.inf, -math.inf
+        self._changing = threading.RLock()
+        self.version = 0
+
+    def refresh(self) -> None:
+        """Read keys and peppers again, so that what was changed elsewhere counts."""
+        with self._changing:  # or an older reading could overwrite a newer one
+            self._records = self._table.all()
+            self._next = -math.inf
+            self.renew()
+
+    def renew(self) -> None:
+        """Go by the clock, and by the pepper where it lies: ends keys and old secrets in time.
+
+        Keys that were used under the older pepper are stored under the newest one.
+        """
+        with self._changing:
+            self._read_peppers()
+            while self._stale:
+                id, (old, new) = self._stale.popitem()
+                self._table.store_anew(id, old, new)
+            self._go_by_the_clock()
+
+    def _go_by_the_clock(self) -> None:
+        now_s = self._clock()
+        if self._now <= now_s < self._next:
+            self._now = now_s
+            return
+        now = datetime.fromtimestamp(now_s, UTC)
+        self._now, self._next = now_s, _next_end(self._records, now)
+        valid = {
+            record.id: self._entry(record, now) for record in self._records if record.valid_at(now)
+        }
+        if valid != self._valid:
+            self._valid = valid
+            self.version += 1
+        for id in self._tenants.keys() - valid.keys():
+            if not self._tenants[id].requests:
+                del self._tenants[id]
+
+    def _entry(self, record: KeyRecord, now: datetime) -> _Valid:
+        tenant = self._tenants.get(record.id)
+        if tenant is None:
+            tenant = self._tenants[record.id] = Tenant(record.id, record.terms)
+        caller = Caller(
+            id=record.id,
+            name=f"key {record.id} ({record.name})",
+            scopes=record.scopes,
+            terms=record.terms,
+            tenant=tenant,
+        )
+        return _Valid(caller, (record.secret.hmac, _old(record, now)))
+
+    def tenants(self) -> list[Tenant]:
+        """Every key's counters, ended keys' too until what they used is booked."""
+        return list(self._tenants.values())
+
+    def create(
+        self,
+        name: str,
+        scopes: frozenset[str],
+        *,
+        actor: str,
+        terms: Terms = UNLIMITED,
+        expires_at: datetime | None = None,
+    ) -> str:
+        """Make a key and return it; it cannot be shown again.
+
+        Raises `Invalid` for an end in the past, and for a key of some models only that could see
+        or change all of them.
+        """
+        if expires_at is not None and expires_at.timestamp() <= self._clock():
+            raise Invalid(
+                f"expires_at is {expires_at.isoformat()}, in the past", field="expires_at"
+            )
+        if terms.allow is not None and (wide := scopes & {"admin", "metrics"}):
+            raise Invalid(
+                f"a key with the scope {min(wide)!r} sees every model; allow goes with infer, read",
+                field="allow",
+            )
+        id = secrets.token_hex(4)
+        text, secret = self._new_secret()
+        self._table.add(
+            id=id,
+            name=name,
+            secret=secret,
+            scopes=scopes,
+            terms=terms,
+            expires_at=expires_at,
+            actor=actor,
+        )
+        self.refresh()
+        return f"gs_{id}_{text}"
+
+    def rotate(self, id: str, *, overlap_s: float, actor: str) -> str:
+        """A new secret for a key, returned whole; the old one stays valid for the overlap.
+
+        Raises `NotFound`, or `Invalid` for an overlap of less than 0 or more than 30 days.
+        """
+        if not 0.0 <= overlap_s <= MAX_OVERLAP_S:
+            raise Invalid(f"overlap_s is {overlap_s:g}; 0 to {MAX_OVERLAP_S:g}", field="overlap_s")
+        text, secret = self._new_secret()
+        until = datetime.fromtimestamp(self._clock(), UTC) + timedelta(seconds=overlap_s)
+        self._table.rotate(id, secret, old_until=until, actor=actor)
+        self.refresh()
+        return f"gs_{id}_{text}"
+
+    def revoke(self, id: str, *, actor: str, force: bool = False) -> None:
+        """End a key. Raises `NotFound`, or `Conflict` for the last one with the scope `admin`."""
+        self._table.revoke(id, actor=actor, force=force)
+        self.refresh()
+
+    def rotate_pepper(self, *, actor: str, force: bool = False) -> None:
+        """Put a new pepper before the present one and drop the one before that.
+
+        Raises `Invalid` where valid keys are still stored under the one to be dropped, unless
+        forced: they would end.
+        """
+        with self._changing:
+            self.refresh()
+            kept, *dropped = self._peppers.ids
+            now = datetime.fromtimestamp(self._clock(), UTC)
+            ending = [r.id for r in self._records if r.valid_at(now) and r.secret.pepper != kept]
+            if dropped and ending and not force:
+                raise Invalid(
+                    f"keys {', '.join(ending[:10])} were not used since the last rotation and "
+                    "would end; use or rotate them first, or force it",
+                    field="pepper",
+                )
+            self._source.rotate()
+            self._table.pepper_rotated(actor=actor)
+            self.refresh()
+
+    def check(self, authorization: list[str], need: Need) -> Caller:
+        """The caller behind the `Authorization` headers of one request.
+
+        Raises `Unauthenticated` for anything but one valid bearer key, `Forbidden` for one without
+        the scope. Unknown, wrong, revoked and expired keys take the same path and cannot be told
+        apart.
+        """
+        if not self._required or need == "public":
+            return ANYONE
+        if len(authorization) != 1:
+            raise Unauthenticated("send one header 'Authorization: Bearer gs_…'")
+        scheme, _, token = authorization[0].partition(" ")
+        prefix, _, rest = token.strip().partition("_")
+        id, _, secret = rest.partition("_")
+        key = self._valid.get(id)
+        stored = (_NOBODY, _NOBODY) if key is None else key.hmacs
+        found = self._peppers.hmacs(secret)
+        same = [hmac.compare_digest(one, other) for one in found for other in stored]
+        if scheme.lower() != "bearer" or prefix != "gs" or key is None or not any(same):
+            raise Unauthenticated("the key is not valid")
+        if need not in ("any", *key.caller.scopes):
+            raise Forbidden(f"this needs a key with the scope {need!r}")
+        if not same[0] and hmac.compare_digest(found[-1], stored[0]):
+            self._stale[id] = (stored[0], Secret(hmac=found[0], pepper=self._peppers.ids[0]))
+        return key.caller
+
+    def _new_secret(self) -> tuple[str, Secret]:
+        text = secrets.token_urlsafe(32)
+        with self._changing:
+            self._read_peppers()
+            peppers = self._peppers
+        return text, Secret(hmac=peppers.hmacs(text)[0], pepper=peppers.ids[0])
+
+    def _read_peppers(self) -> None:
+        mark = self._source.mark()
+        if mark != self._mark:
+            self._peppers, self._mark = self._source.read(), mark
+            self.version += 1
+
+
+def open_keys(table: KeyTable, folder: Path, *, required: bool, pepper: str | None = None) -> Keys:
+    """The keys of a data folder; its pepper is made on first use, readable by the owner only.
+
+    Raises `Invalid` for a pepper that others can read or that is not one.
+    """
+    keys = Keys(table, PepperSource.of(pepper, folder), required=required)
+    keys.refresh()
+    return keys
+
+
+def _old(record: KeyRecord, now: datetime) -> str:
+    """The HMAC of the secret before the last rotation, while that is valid."""
+    if record.old_hmac is None or record.old_until is None or record.old_until <= now:
+        return _NOBODY
+    return record.old_hmac
+
+
+def _next_end(records: Iterable[KeyRecord], now: datetime) -> float:
+    """When the next key or old secret ends, in seconds since the epoch."""
+    ends = [end for r in records for end in (r.expires_at, r.old_until) if end is not None]
+    return min((end.timestamp() for end in ends if end > now), default=math.inf)

@@ -1,0 +1,130 @@
+"""What a gateway keeps in memory of one key: its rate, its money, and what it used."""
+
+import math
+import time
+from datetime import UTC, date, datetime
+
+from app.errors import BudgetSpent, RateLimited
+from app.rate import Rate
+from variants.terms import Terms
+
+SHARES = 32
+"""A gateway sets aside this part of a day's dollars at a time: so much a crash may cost the key."""
+
+
+class Budget:
+    """Dollars that were set aside for one key and one day, and what is left of them here.
+
+    Money is set aside in the database before it is spent (`app/ledger.py`), never the other way
+    round: what is lost with a gateway was not spent. Used from the event loop only.
+    """
+
+    __slots__ = ("day", "left_usd", "per_day_usd", "spent_out", "wanted_usd")
+
+    def __init__(self, per_day_usd: float, day: date) -> None:
+        self.per_day_usd = per_day_usd
+        self.day = day
+        self.left_usd = 0.0
+        self.wanted_usd = 0.0
+        self.spent_out = False
+
+    def hold(self, usd: float) -> "Bill":
+        """Take it out until the bill is settled. Raises `BudgetSpent`."""
+        self.check(usd)
+        self.left_usd -= usd
+        return Bill(self, self.day, usd)
+
+    def check(self, usd: float = 0.0) -> None:
+        """Raise `BudgetSpent` where not so much is left, or nothing."""
+        if usd > self.left_usd or self.left_usd <= 0.0:
+            self.wanted_usd = max(self.wanted_usd, usd)
+            raise BudgetSpent(
+                f"the {self.per_day_usd:g} US dollars of this key's day are spent"
+                if self.spent_out
+                else "more of this key's dollars are being set aside",
+                retry_after_s=_until_tomorrow_s() if self.spent_out else 1.0,
+            )
+
+    @property
+    def low(self) -> bool:
+        """Whether more should be set aside."""
+        return self.left_usd < max(self._share_usd / 2, self.wanted_usd)
+
+    @property
+    def wish_usd(self) -> float:
+        """How much more."""
+        return max(self._share_usd, self.wanted_usd) - self.left_usd
+
+    @property
+    def _share_usd(self) -> float:
+        return self.per_day_usd / SHARES
+
+    def begin(self, day: date) -> None:
+        """Count for this day from now on."""
+        if day != self.day:
+            self.day, self.left_usd, self.spent_out = day, 0.0, False
+
+    def grant(self, usd: float, *, wish_usd: float, day: date) -> None:
+        """So much of what was wished for was set aside."""
+        if day == self.day:
+            self.left_usd += usd
+            self.spent_out = usd < wish_usd
+        self.wanted_usd = 0.0
+
+
+class Bill:
+    """What is held back for one request until its cost is known."""
+
+    __slots__ = ("_budget", "_day", "_held_usd")
+
+    def __init__(self, budget: Budget, day: date, held_usd: float) -> None:
+        self._budget = budget
+        self._day = day
+        self._held_usd = held_usd
+
+    def settle(self, cost_usd: float) -> None:
+        """It has cost so much. On the next day that is the old day's affair."""
+        if self._day == self._budget.day:
+            self._budget.left_usd += self._held_usd - cost_usd
+
+
+class Tenant:
+    """One key at work. What is counted is added to the database once a second."""
+
+    __slots__ = ("budget", "id", "rate", "requests", "usd")
+
+    def __init__(self, id: str, terms: Terms) -> None:
+        self.id = id
+        self.rate = None if terms.requests_per_s is None else Rate(terms.requests_per_s)
+        self.budget = None if terms.usd_per_day is None else Budget(terms.usd_per_day, today())
+        self.requests = 0
+        self.usd = 0.0
+
+    def enter(self, *, paid: bool = False) -> None:
+        """Count one request against the rate; one that is paid for needs dollars, too.
+
+        Raises `RateLimited` or `BudgetSpent`.
+        """
+        if self.rate is not None:
+            wait_s = self.rate.take(time.monotonic())
+            if wait_s > 0.0:
+                raise RateLimited(
+                    f"the key may send {self.rate.quota} requests in {self.rate.window_s} s",
+                    retry_after_s=wait_s,
+                )
+
+        if paid and self.budget is not None:
+            self.budget.check()
+
+    def lines(self) -> bytes:
+        """The reply's headers about the rate, as lines; empty without one."""
+        return b"" if self.rate is None else self.rate.lines(time.monotonic()).encode()
+
+
+def today() -> date:
+    """The day that money is counted for (UTC)."""
+    return datetime.now(UTC).date()
+
+
+def _until_tomorrow_s() -> float:
+    return math.ceil(86400 - time.time() % 86400)
