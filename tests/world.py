@@ -20,12 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+from sqlalchemy import insert, select
 
 from app.access import SCOPES
 from app.keys import open_keys
 from variants import evaluation as evaluations
-from variants import trial
-from variants.data_folder import DataFolder
+from variants import tables, trial
+from variants.data_folder import FILE, DataFolder, open_data_folder
+from variants.database import Database
 from variants.evaluation import EvaluationSet
 from variants.manifest import Manifest, Step, manifest_id
 from variants.measure import Effort
@@ -91,6 +93,21 @@ def publish(
         found[name] = manifest
     data.registry.set_reference(spec.name, reference or next(iter(paths)), actor="test")
     return found
+
+
+def move_to_postgres(root: Path, url: str) -> None:
+    """Bring a data folder's registry into an empty PostgreSQL database; its file is gone then."""
+    with open_data_folder(root) as old:
+        database = Database(url)
+        with old.database.read() as source, database.change() as target:
+            for table in (tables.models, tables.variants, tables.keys, tables.audit):
+                rows = [dict(row._mapping) for row in source.execute(select(table))]
+                for row in rows:
+                    if table is tables.audit:
+                        del row["id"]  # the server counts on from its own numbers
+                target.execute(insert(table), rows)
+        database.close()
+    (root / FILE).unlink()
 
 
 def make_key(data: DataFolder, *scopes: str) -> str:
