@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from router.candidate import Candidate
+from router.rollout import PLAN, Plan
 from variants import tokenizer as tokenizers
 from variants.cost import Prices, usd_per_million
 from variants.data_folder import DataFolder
 from variants.errors import Invalid, NotFound
-from variants.lifecycle import State
+from variants.lifecycle import CANDIDATES, State
 from variants.manifest import Manifest
-from variants.registry import ModelRecord
+from variants.registry import ModelRecord, VariantRecord
 from variants.spec import ModelSpec, TextPreprocess
 from variants.store import Store
 from variants.tokenizer import Tokenizer
@@ -38,26 +39,64 @@ class ServedVariant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """A variant on its way in: a `shadow` gets copies of requests, a `canary` a share of them."""
+
+    served: ServedVariant
+    state: State
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.served.manifest.variant
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
     """A model with its active variants; `others` are known but not routable, with their state.
 
-    `tokenizer` is that of a text model, None where it could not be loaded.
+    `tokenizer` is that of a text model, None where it could not be loaded. `rollout` is the one of
+    the others that is being tried. `canary` is this model with that one among its variants, once
+    workers have it; `is_canary` says that this is such a model.
     """
 
     record: ModelRecord
     variants: Mapping[str, ServedVariant]
     others: Mapping[str, State]
     tokenizer: Tokenizer | None = None
+    rollout: Rollout | None = None
+    canary: "ServedModel | None" = None
+    is_canary: bool = False
 
     @property
     def spec(self) -> ModelSpec:
         """The model's promise to its clients."""
         return self.record.spec
 
+    @property
+    def routed(self) -> Mapping[str, ServedVariant]:
+        """The variants that requests may be routed to, by name: a canary is one of them."""
+        rollout = self.rollout
+        if rollout is None or rollout.state != "canary":
+            return self.variants
+        return {**self.variants, rollout.name: rollout.served}
+
     def without(self, variant: str) -> "ServedModel":
         """The same model, no longer routing to `variant`."""
         rest = {name: served for name, served in self.variants.items() if name != variant}
-        return replace(self, variants=rest, others={**self.others, variant: "draining"})
+        return replace(
+            self,
+            variants=rest,
+            others={**self.others, variant: "draining"},
+            canary=None if self.canary is None else self.canary.without(variant),
+        )
+
+    def with_canary(self) -> "ServedModel | None":
+        """The same model with the canary among its variants, None where there is none."""
+        if self.rollout is None or self.rollout.state != "canary":
+            return None
+        return replace(self, variants=self.routed, is_canary=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +117,10 @@ class Catalog:
         return Catalog(models={**self.models, model.spec.name: model})
 
     def served(self) -> dict[str, ServedVariant]:
-        """Every active variant by its key."""
-        return {v.key: v for model in self.models.values() for v in model.variants.values()}
+        """Every variant that requests are routed to, canaries too, by its key."""
+        return {
+            served.key: served for model in self.models.values() for served in model.routed.values()
+        }
 
 
 def read_model(
@@ -92,21 +133,33 @@ def read_model(
     record = data.registry.model(name)
     active: dict[str, ServedVariant] = {}
     others: dict[str, State] = {}
+    rollout: Rollout | None = None
     for variant in data.registry.variants(name):
         others[variant.name] = variant.state
-        if variant.state == "active" and variant.manifest_id is not None:
-            try:
-                active[variant.name] = served(data.store.manifest(variant.manifest_id), prices)
-                del others[variant.name]
-            except (Invalid, NotFound) as error:  # this one is lost; the others are served
-                log.error("manifest_damaged", model=name, variant=variant.name, error=str(error))
+        if variant.state not in {"active", *CANDIDATES} or variant.manifest_id is None:
+            continue
+        try:
+            found = served(data.store.manifest(variant.manifest_id), prices)
+        except (Invalid, NotFound) as error:  # this one is lost; the others are served
+            log.error("manifest_damaged", model=name, variant=variant.name, error=str(error))
+            continue
+        if variant.state == "active":
+            active[variant.name] = found
+            del others[variant.name]
+        else:
+            rollout = Rollout(served=found, state=variant.state, plan=_plan(variant))
     tokenizer = None if was is None else was.tokenizer
     return ServedModel(
         record=record,
         variants=active,
         others=others,
+        rollout=rollout,
         tokenizer=tokenizer or _tokenizer(data.store, record.spec),
     )
+
+
+def _plan(variant: VariantRecord) -> Plan:
+    return Plan() if variant.plan is None else PLAN.validate_json(variant.plan)
 
 
 def _tokenizer(store: Store, spec: ModelSpec) -> Tokenizer | None:

@@ -220,6 +220,7 @@ class Exchange:
             self._head.asked.constraints,
             arrival_s=self._arrival_s,
             caller=self._head.caller,
+            headers=self._head.headers,
         )
         self._answer.add_done_callback(self._answered)
 

@@ -13,6 +13,8 @@ import orjson
 
 from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import LoadFailed, RunFailed, WorkerLost
+from app.progress import TooManyListeners
+from app.signing import SignatureInvalid, SignatureRequired
 from router.decision import Decision, Verdict
 from variants.errors import (
     ArtifactRejected,
@@ -146,6 +148,8 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (Malformed, 400, "malformed", "The request cannot be understood"),
     (Unauthenticated, 401, "unauthenticated", "A valid key is needed"),
     (Forbidden, 403, "forbidden", "The key does not allow this"),
+    (SignatureRequired, 403, "signature-required", "Only signed artifacts are taken here"),
+    (SignatureInvalid, 403, "signature-invalid", "The artifact's signature does not hold"),
     (NotFound, 404, "not-found", "No such thing"),
     (BodyTimeout, 408, "body-timeout", "The body did not arrive in time"),
     (VariantDisabled, 409, "variant-disabled", "The variant is not active"),
@@ -167,6 +171,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (Overloaded, 503, "overloaded", "The budget cannot be met under the present load"),
     (NoHealthyVariant, 503, "no-healthy-variant", "Every variant that could answer is broken"),
     (TokenizerLost, 503, "tokenizer-lost", "The model's tokenizer cannot be loaded"),
+    (TooManyListeners, 503, "too-many-listeners", "Enough callers follow registrations already"),
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
     (Shed, 503, "shed", "A more urgent request took the place in the full queue"),
     (Draining, 503, "draining", "The gateway is shutting down"),

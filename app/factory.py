@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app import catalog, images, openapi
+from app import catalog, images, openapi, signing
 from app.access import ROUTES, methods_at
 from app.bad_keys import BadKeys
 from app.changes import Changes
@@ -24,6 +24,7 @@ from app.direct import Direct
 from app.engine.engine import Engine
 from app.engine.process import Process
 from app.errors import CONTENT_TYPE, TABLE, Forbidden, Problem, Unauthenticated, problem_for
+from app.gates import Gates
 from app.gateway import Gateway
 from app.http_edge import Edge, RequestIds
 from app.inference import Inference
@@ -32,11 +33,13 @@ from app.ledger import Ledger
 from app.metrics import Metrics
 from app.recovery import Recovery
 from app.registration import Registration
+from app.rollouts import Rollouts
 from app.routes import audit, blobs, decisions, health, keys, models
 from app.routes.guarded import GuardedRoute
 from app.routes.infer import InferEndpoint
 from app.services import Services
 from app.settings import Settings
+from app.switches import Switches
 from router import policies
 from variants.data_folder import DataFolder
 from variants.errors import Invalid
@@ -52,9 +55,12 @@ LAG_INTERVAL_S = 0.5
 def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process] = ()) -> FastAPI:
     """The gateway over an open data folder; `processes` are workers that were started already.
 
-    Raises `Invalid` for an open address without keys or an unknown policy.
+    Raises `Invalid` for an open address without keys, an unknown policy, or a signing key that is
+    of no use.
     """
     settings.check_address()
+    if settings.signing_key is not None:
+        signing.check_key(settings.signing_key)
     metrics = Metrics()
     prefix = secrets.token_hex(4)
     engine = Engine(
@@ -69,6 +75,8 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         memory_bytes=settings.memory_bytes,
     )
     remembered = Decisions(prefix)
+    switches = Switches(data=data, engine=engine, metrics=metrics, prices=settings.prices.prices())
+    rollouts = Rollouts(engine=engine, switches=switches, metrics=metrics)
     gateway = Gateway(
         engine=engine,
         metrics=metrics,
@@ -76,14 +84,14 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         prices=settings.prices.prices(),
         queue_limit=settings.queue_limit,
         max_latency_s=settings.max_latency_s,
+        rollouts=rollouts,
     )
-    registration = Registration(
+    gates = Gates(
         data=data,
-        engine=engine,
-        metrics=metrics,
-        prices=settings.prices.prices(),
         threads=settings.threads,
         effort=Effort(seconds=settings.profile_s),
+        min_agreement=settings.min_agreement,
+        signing_key=settings.signing_key,
     )
     known = open_keys(data.keys, data.root, required=settings.require_keys, pepper=settings.pepper)
     services = Services(
@@ -91,10 +99,12 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         data=data,
         engine=engine,
         gateway=gateway,
-        registration=registration,
+        registration=Registration(data=data, gates=gates, switches=switches, metrics=metrics),
+        switches=switches,
+        rollouts=rollouts,
         changes=Changes(
             data=data,
-            show=registration.show,
+            show=switches.show,
             refresh=known.refresh,
             recovery=Recovery(data.registry, data.database.claims),
             metrics=metrics,
@@ -161,6 +171,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services.changes.begin()
     served = catalog.read(services.data, services.settings.prices.prices())
     services.engine.start(served, services.processes)
+    services.rollouts.start()
     for model in served.models.values():
         images.warm(model.spec)
     await services.ledger.book()
@@ -174,7 +185,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     for task in tasks:
         task.cancel()
+    await services.rollouts.stop()
     await services.registration.stop()
+    await services.switches.stop()
     await services.engine.stop()
     await services.ledger.book(last=True)
 

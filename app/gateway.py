@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import NamedTuple
 
 from app import cascade as cascades
 from app.access import ANYONE, Caller
-from app.catalog import ServedModel
+from app.catalog import Rollout, ServedModel
 from app.decisions import DecisionRecord, Decisions
 from app.engine.batch import Answer
 from app.engine.engine import Engine
@@ -15,6 +16,7 @@ from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import RunFailed, WorkerLost
 from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics
+from app.rollouts import Asker, RawHeaders, Rollouts
 from router import cascade as routing
 from router.admission import RETRY_MAX_S
 from router.constraints import Constraints
@@ -61,8 +63,10 @@ class Gateway:
         prices: Prices,
         queue_limit: int,
         max_latency_s: float,
+        rollouts: Rollouts,
     ) -> None:
         self._engine = engine
+        self._rollouts = rollouts
         self._metrics = metrics
         self._decisions = decisions
         self._prices = prices
@@ -112,6 +116,7 @@ class Gateway:
         *,
         arrival_s: float,
         caller: Caller = ANYONE,
+        headers: RawHeaders = (),
     ) -> Reply:
         """Route and run one request that arrived at `arrival_s` (monotonic clock).
 
@@ -119,7 +124,9 @@ class Gateway:
         `DeadlinePassed`, `RunFailed` or `WorkerLost`. Cancelling it takes the request out of the
         queue.
         """
-        record, answer = self.submit(model, inputs, constraints, arrival_s=arrival_s, caller=caller)
+        record, answer = self.submit(
+            model, inputs, constraints, arrival_s=arrival_s, caller=caller, headers=headers
+        )
         try:
             return self.settle(record, await answer)
         except asyncio.CancelledError:
@@ -137,8 +144,11 @@ class Gateway:
         *,
         arrival_s: float,
         caller: Caller = ANYONE,
+        headers: RawHeaders = (),
     ) -> "tuple[DecisionRecord, asyncio.Future[Answer]]":
         """Route one request and queue it: `infer` up to where it waits.
+
+        A request in a canary's share goes there, where the canary keeps every bound now.
 
         The answer goes to `settle`, what else comes of it to `failed` or `left`. Raises what
         `route` raises, and `Infeasible`, `Overloaded`, `NoHealthyVariant`, `BudgetSpent`,
@@ -148,7 +158,11 @@ class Gateway:
         rows = len(next(iter(inputs.values())))
         number = self._engine.next_id()
         only = caller.terms.variants_of(model.spec.name)
-        decision = self.route(model, constraints, rows, only)
+        on_canary = None
+        if model.canary is not None:
+            asker = Asker(key=caller.id, headers=headers, number=number)
+            on_canary = self._on_canary(model, constraints, rows, only, asker)
+        decision = on_canary or self.route(model, constraints, rows, only)
         now = time.monotonic()
         rung = self._rung(model.spec.name, now)
         if decision.outcome == "overloaded":
@@ -177,13 +191,70 @@ class Gateway:
             percentile=constraints.latency_percentile,
         )
         try:
-            if constraints.cascade and (found := self._cascade(model, record)) is not None:
+            if (
+                on_canary is None
+                and constraints.cascade
+                and (found := self._cascade(model, record)) is not None
+            ):
                 record.cascade = found
                 return record, self._run_cascade(model, record, queued, inputs)
-            return record, self._engine.submit(model, queued, inputs)
+            answer = self._engine.submit(model, queued, inputs)
+            if model.rollout is not None:
+                self._rollouts.watch(model.spec.name, inputs, answer, canary=on_canary is not None)
+                if on_canary is not None:
+                    return record, self._rescue(model.rollout, record, queued, inputs, answer)
+            return record, answer
         except (QueueFull, Draining) as error:
             self.failed(record, error)
             raise
+
+    def _on_canary(
+        self,
+        model: ServedModel,
+        constraints: Constraints,
+        rows: int,
+        only: frozenset[str] | None,
+        asker: Asker,
+    ) -> Decision | None:
+        """The decision to send a request to the canary; None where that is not for it."""
+        assert model.canary is not None and model.rollout is not None
+        name, asked = model.rollout.name, constraints.variants
+        if any(names is not None and name not in names for names in (asked, only)):
+            return None
+        if not self._rollouts.wants(model.rollout, asker):
+            return None
+        decision = self.route(model.canary, replace(constraints, variants=(name,)), rows)
+        suited = decision.outcome == "admitted" and not decision.violated
+        if not suited and decision.outcome == "overloaded":
+            self._engine.bring(model.canary, (name,))  # so that the next one finds it open
+        self._metrics.canary(model.rollout.served.manifest, "taken" if suited else "unsuited")
+        return decision if suited else None
+
+    def _rescue(
+        self,
+        rollout: Rollout,
+        record: DecisionRecord,
+        queued: Queued,
+        inputs: Tensors,
+        answer: "asyncio.Future[Answer]",
+    ) -> "asyncio.Future[Answer]":
+        """The canary's answer, or where it fails and there is time, that of another variant."""
+
+        async def run() -> Answer:
+            try:
+                return await answer
+            except (RunFailed, WorkerLost):
+                model = self.model(record.model)
+                only = record.caller.terms.variants_of(record.model)
+                decision = self.route(model, record.constraints, queued.rows, only)
+                if decision.outcome != "admitted" or time.monotonic() >= queued.deadline_s:
+                    raise
+                record.decision = decision
+                self._metrics.canary(rollout.served.manifest, "rescued")
+                again = queued._replace(id=self._engine.next_id(), eligible=decision.eligible)
+                return await self._engine.submit(model, again, inputs)
+
+        return asyncio.create_task(run())
 
     def _cascade(self, model: ServedModel, record: DecisionRecord) -> Cascade | None:
         """The cascade that may answer this admitted request."""
@@ -245,7 +316,10 @@ class Gateway:
 
     def _refuse(self, record: DecisionRecord) -> None:
         decision = record.decision
-        if decision.outcome == "infeasible" and any(map(_only_blocked, decision.verdicts)):
+        none_there = not decision.verdicts
+        if decision.outcome == "infeasible" and (
+            none_there or any(map(_only_blocked, decision.verdicts))
+        ):
             self._metrics.rejected(record.model, "no_healthy_variant")
             raise NoHealthyVariant(decision, record.id)
         if decision.outcome == "infeasible":

@@ -54,6 +54,8 @@ class Head:
     asked: InferHeaders
     effective: bytes
     """A header line: the bounds that hold and whose they are. Empty where the key has none."""
+    headers: tuple[tuple[bytes, bytes], ...]
+    """All of them, as they came."""
     content_type: str
     header_bytes: int
     """Length of the description ahead of binary tensors, 0 where there is none."""
@@ -130,6 +132,7 @@ class Inference:
             caller=caller,
             asked=asked,
             effective=headers.effective(narrowed),
+            headers=tuple(raw),
             content_type=content_type,
             header_bytes=_header_bytes(lengths, content_type),
             binary=any(_accepts_binary(value) for value in accepted),

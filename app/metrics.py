@@ -207,6 +207,21 @@ class Metrics:
             "variant",
             "cause",
         )
+        self._verdicts = counter(
+            "rollout_verdicts",
+            "Shadows and canaries promoted or demoted.",
+            "model",
+            "variant",
+            "verdict",
+        )
+        self._canary_requests = counter(
+            "canary_requests",
+            "Requests in a canary's share: answered by it, not suited to it, or by others after it "
+            "failed.",
+            "model",
+            "variant",
+            "outcome",
+        )
         self._worker_files = gauge("worker_open_files", "Open files of the worker.", "worker")
         self._overload = gauge(
             "overload_rung",
@@ -320,6 +335,14 @@ class Metrics:
     def ejected(self, manifest: Manifest, cause: str) -> None:
         """One variant quarantined."""
         self._ejections.labels(manifest.model, manifest.variant, cause).inc()
+
+    def judged(self, manifest: Manifest, verdict: str) -> None:
+        """One shadow or canary promoted or demoted."""
+        self._verdicts.labels(manifest.model, manifest.variant, verdict).inc()
+
+    def canary(self, manifest: Manifest, outcome: str) -> None:
+        """One request in a canary's share: `taken`, `unsuited` or `rescued`."""
+        self._canary_requests.labels(manifest.model, manifest.variant, outcome).inc()
 
     def switched(self, model: str, outcome: str, seconds: float) -> None:
         """One activation or deactivation."""

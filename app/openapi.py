@@ -282,6 +282,8 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     answers = operation["responses"]
     answers.pop("422", None)  # FastAPI's own shape, which nothing here has
     for status, answer in answers.items():
+        if "text/event-stream" in answer.get("content", {}):  # FastAPI's is that of OpenAPI 3.2
+            answer["content"]["text/event-stream"] = openapi_examples.EVENTS
         if (example := openapi_examples.ANSWERS.get((method, path, status))) is not None:
             answer["content"]["application/json"]["example"] = example
     queried = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
@@ -298,12 +300,14 @@ def _statuses(method: str, path: str, need: Need) -> set[int]:
         found |= {404}
     if "{digest}" in path:
         found |= {422}
-    if method in ("POST", "PUT") and not path.endswith("activate"):
+    if method in ("POST", "PUT") and not path.endswith(("activate", "retire")):
         found |= {400, 408, 413, 415, 422}
     if need == "admin" and method != "GET":
         found |= {409, 503, 507}
-    if path.endswith("/activate"):
+    if path.endswith(("/activate", "/shadow", "/canary")):
         found |= {422}
+    if path.endswith("/events"):
+        found |= {503}
     if path == "/infer":
         found |= {409, 502, 503, 504}
     if path == "/v1/route":

@@ -16,6 +16,7 @@ PARAMETERS: dict[str, Any] = {
     "decision": DECISION_ID,
     "after": 0,
     "days": 31,
+    "validate": "only",
     "force": False,
 }
 """Path and query parameters by name."""
@@ -131,6 +132,18 @@ _USAGE = {
     "unspent_usd": 1.875,
     "days": [{"day": "2026-01-31", "requests": 120345, "usd": 0.0641}],
 }
+EVENTS: dict[str, Any] = {
+    "schema": {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    },
+    "example": {
+        "event": "state",
+        "data": '{"state": "registered", "reason": "registered over the API", '
+        '"doing": "measuring", "share": 0.4}',
+    },
+}
+"""One of a stream of server-sent events."""
 
 ANSWERS: dict[tuple[str, str, str], Any] = {
     ("GET", "/v1/models", "200"): {"models": [_MODEL]},
@@ -161,6 +174,35 @@ ANSWERS: dict[tuple[str, str, str], Any] = {
         "state": "inactive",
         "reason": "drained",
         "engaged_on_workers": 0,
+    },
+    ("POST", "/v1/models/{model}/variants/{variant}/retire", "200"): {
+        **_DETAIL,
+        "state": "retired",
+        "reason": "retired",
+        "engaged_on_workers": 0,
+    },
+    ("POST", "/v1/models/{model}/variants/{variant}/shadow", "200"): {
+        **_DETAIL,
+        "state": "shadow",
+        "reason": "tried as shadow",
+    },
+    ("POST", "/v1/models/{model}/variants/{variant}/canary", "200"): {
+        **_DETAIL,
+        "state": "canary",
+        "reason": "tried as canary",
+    },
+    ("POST", "/v1/models/{model}/variants", "200"): {
+        "passed": False,
+        "gates": [
+            {"gate": "format", "outcome": "passed", "detail": "", "evidence": {}},
+            {
+                "gate": "structure",
+                "outcome": "failed",
+                "detail": "node 17, operator Gelu, opset 18 is not allowed",
+                "evidence": {},
+            },
+            {"gate": "signature", "outcome": "not_reached", "detail": "", "evidence": {}},
+        ],
     },
     ("PUT", "/v1/blobs/{digest}", "200"): _BLOB,
     ("PUT", "/v1/blobs/{digest}", "201"): _BLOB,

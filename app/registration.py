@@ -1,81 +1,71 @@
-"""New variants while traffic flows: check, trial, profile, activate; and the way back.
+"""New variants while traffic flows: through the gates, then where the caller wants them.
 
-Every step is recorded in the registry first. Nothing here touches a request: the engine loads a
-variant before it is told to route to it, and the snapshot is swapped once, when all is done.
+Every step is recorded in the registry with what was found. Routing is changed by `switches.py`.
 """
 
 import asyncio
 import contextlib
 import subprocess
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import structlog
 
-from app import catalog
-from app.catalog import ServedVariant
-from app.engine.engine import Engine
 from app.engine.worker import LoadFailed
+from app.findings import Finding
+from app.gates import Checked, Gates
 from app.metrics import Metrics
+from app.progress import MAX_LISTENERS, Progress, Step, TooManyListeners
 from app.recovery import at_work
 from app.schemas import VariantIn
-from variants import artifact, runtimes, trial
-from variants.cost import Prices
+from app.switches import Switches
+from router.rollout import Plan
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, Invalid
-from variants.lifecycle import State, check_transition
-from variants.manifest import Artifact, Manifest, manifest_id
-from variants.measure import Effort
+from variants.lifecycle import INTERRUPTED, State
+from variants.manifest import Manifest
 from variants.registry import VariantRecord
 
 log = structlog.get_logger()
 
+EVENT_S = 0.1
+"""Least time between two events to one listener."""
+
+LOOK_S = 1.0
+"""Longest time after which a listener looks again: another gateway may be at work on it."""
+
 
 class Registration:
-    """Admin changes, one at a time; and trials, one at a time, for they measure speed."""
+    """Trials of new variants, one at a time, for they measure speed."""
 
     def __init__(
-        self,
-        *,
-        data: DataFolder,
-        engine: Engine,
-        metrics: Metrics,
-        prices: Prices,
-        threads: int,
-        effort: Effort,
+        self, *, data: DataFolder, gates: Gates, switches: Switches, metrics: Metrics
     ) -> None:
         self._data = data
-        self._engine = engine
+        self._gates = gates
+        self._switches = switches
         self._metrics = metrics
-        self._prices = prices
-        self._threads = threads
-        self._effort = effort
-        self._changing = asyncio.Lock()
         self._trying = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._progress: dict[tuple[str, str], Progress] = {}
         self._trial: subprocess.Popen[bytes] | None = None
         self._stopped = False
+        self._listeners = 0
 
     async def register(self, model: str, wanted: VariantIn, actor: str) -> "asyncio.Task[None]":
-        """Record a new variant and begin its trial; the task ends when it is active or failed.
+        """Record a new variant and take it through the gates; the task ends when it is settled.
 
-        Raises `NotFound` for the model or blob, `Conflict` for a taken name, `Invalid` for an
-        unknown parent, `ArtifactRejected` for what is plainly no ONNX file.
+        Raises `NotFound` for the model or blob, `Conflict` for a taken name or where it is to be
+        tried and another one is, `Invalid` for an unknown parent, `SignatureRefused`, and
+        `ArtifactRejected` for what is plainly no ONNX file.
         """
-        registry, store = self._data.registry, self._data.store
-        await asyncio.to_thread(store.blob_size, wanted.artifact.digest)
-        await asyncio.to_thread(artifact.check_format, store.blob_path(wanted.artifact.digest))
-        names = [v.name for v in await asyncio.to_thread(registry.variants, model)]
-        if wanted.parent is not None and wanted.parent not in names:
-            raise Invalid(
-                f"parent {wanted.parent!r} is not a variant of {model!r}; known: {names}",
-                field="parent",
-            )
+        await self._check_names(model, wanted)
+        await self._gates.admit(wanted)
         async with contextlib.AsyncExitStack() as work:
             await work.enter_async_context(at_work(self._data.database.claims, model, wanted.name))
             await asyncio.to_thread(
-                registry.add_variant,
+                self._data.registry.add_variant,
                 model=model,
                 name=wanted.name,
                 artifact_digest=wanted.artifact.digest,
@@ -87,57 +77,48 @@ class Registration:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def activate(self, model: str, variant: str, actor: str) -> None:
-        """Load a variant on the workers and route to it; this ends its quarantine.
+    async def validate(self, model: str, wanted: VariantIn) -> tuple[Finding, ...]:
+        """What every gate would find, with nothing written. Raises as `register` does."""
+        await self._check_names(model, wanted)
+        if wanted.name in await self._names(model):
+            raise Conflict(f"variant {wanted.name!r} of {model!r} exists")
+        async with self._trying:
+            checked = await self._gates.check(model, wanted, lambda *_: None, self._on_trial)
+        return checked.findings
 
-        Raises `NotFound`, `Conflict`, or `LoadFailed`; then everything stays as it was.
+    async def follow(self, model: str, variant: str) -> AsyncIterator[VariantRecord]:
+        """A variant's record at each step, until it is settled or the gateway stops.
+
+        Raises `NotFound`, or `TooManyListeners`.
         """
-        start = time.monotonic()
-        async with self._changing:
-            record = await asyncio.to_thread(self._data.registry.variant, model, variant)
-            if record.state != "active":
-                check_transition(variant, record.state, "active")
-            served = await asyncio.to_thread(self._served, record)
-            await self._engine.load(self._engine.catalog.model(model), served)
-            if record.state != "active":
-                try:
-                    await self._move(model, variant, "active", actor, "activated")
-                except BaseException:
-                    await self._engine.unload(served)
-                    raise
-            await self._publish(model)
-        self._metrics.switched(model, "activated", time.monotonic() - start)
+        if self._listeners >= MAX_LISTENERS:
+            raise TooManyListeners(f"{self._listeners} callers follow registrations already")
+        found = await self._record(model, variant)
+        return self._steps(found)
 
-    async def deactivate(self, model: str, variant: str, actor: str) -> None:
-        """Stop routing to a variant, let its admitted requests finish, and unload it.
+    def step(self, model: str, variant: str) -> Step | None:
+        """How far a registration is; None where none is going on here."""
+        progress = self._progress.get((model, variant))
+        return None if progress is None else progress.step
 
-        Raises `NotFound`, or `Conflict` for the reference and for the last one that can serve.
-        """
-        start = time.monotonic()
-        async with self._changing:
-            served = self._engine.catalog.model(model)
-            record = await asyncio.to_thread(self._data.registry.variant, model, variant)
-            if record.state == "inactive":
-                return
-            check_transition(variant, record.state, "draining")
-            if served.record.reference == variant:
-                raise Conflict(
-                    f"{variant!r} is the reference of {model!r}: set another reference first"
-                )
-            if self._engine.routable(served) <= {variant}:
-                raise Conflict(f"{variant!r} is the last variant of {model!r} that can serve")
-            async with at_work(self._data.database.claims, model, variant):
-                await self._move(model, variant, "draining", actor, "deactivated")
-                await self._engine.retire(served, variant)
-                await self._move(model, variant, "inactive", actor, "drained")
-            await self._publish(model)
-        self._metrics.switched(model, "deactivated", time.monotonic() - start)
+    async def _steps(self, found: VariantRecord) -> AsyncIterator[VariantRecord]:
+        self._listeners += 1
+        try:
+            yield found
+            while found.state in INTERRUPTED and not self._stopped:
+                step = self.step(found.model, found.name)
+                await asyncio.sleep(EVENT_S)
+                progress = self._progress.get((found.model, found.name))
+                if progress is not None and progress.step is step:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(progress.changed(), LOOK_S)
+                found = await self._record(found.model, found.name)
+                yield found
+        finally:
+            self._listeners -= 1
 
-    async def set_reference(self, model: str, variant: str, actor: str) -> None:
-        """Count accuracy drops from this variant. Raises `NotFound` or `Conflict`."""
-        async with self._changing:
-            await asyncio.to_thread(self._data.registry.set_reference, model, variant, actor=actor)
-            await self._publish(model)
+    async def _record(self, model: str, variant: str) -> VariantRecord:
+        return await asyncio.to_thread(self._data.registry.variant, model, variant)
 
     async def stop(self) -> None:
         """End the trials that run; the next start settles what they tried."""
@@ -148,119 +129,101 @@ class Registration:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _check_names(self, model: str, wanted: VariantIn) -> None:
+        names = await self._names(model)
+        if wanted.parent is not None and wanted.parent not in names:
+            raise Invalid(
+                f"parent {wanted.parent!r} is not a variant of {model!r}; known: {names}",
+                field="parent",
+            )
+
+    async def _names(self, model: str) -> list[str]:
+        return [v.name for v in await asyncio.to_thread(self._data.registry.variants, model)]
+
     async def _settle(
         self, model: str, wanted: VariantIn, actor: str, work: contextlib.AsyncExitStack
     ) -> None:
-        async with work:  # the claim on it
-            await self._bring(model, wanted, actor)
+        self._progress[model, wanted.name] = progress = Progress()
+        try:
+            async with work:  # the claim on it
+                await self._bring(model, wanted, actor, progress)
+        finally:
+            progress.tell("settled", 1.0)
+            del self._progress[model, wanted.name]
 
-    async def _bring(self, model: str, wanted: VariantIn, actor: str) -> None:
-        """Bring a registered variant to `active`, `inactive` or `failed`."""
+    async def _bring(self, model: str, wanted: VariantIn, actor: str, progress: Progress) -> None:
+        """Bring a registered variant to where it is wanted, or to `failed`."""
         start = time.monotonic()
+        outcome = "failed"
         try:
             async with self._trying:
-                manifest = await self._measure(model, wanted)
-            await asyncio.to_thread(self._data.store.put_manifest, manifest)
-            await self._move(model, wanted.name, "verified", actor, "checked and loaded in a trial")
-            await self._move(
-                model,
-                wanted.name,
-                "profiled",
-                actor,
-                "measured on this host",
-                manifest_id=manifest.id,
-            )
-            if wanted.activate:
-                await self.activate(model, wanted.name, actor)
+                checked = await self._gates.check(model, wanted, progress.tell, self._on_trial)
+            if checked.manifest is not None:
+                await self._pass(model, wanted, actor, checked, checked.manifest)
+                outcome = "ok"
             else:
-                await self._move(model, wanted.name, "inactive", actor, "waits for activation")
-                await self.show(model)
-            outcome = "ok"
+                reason = str(checked.error)
+                log.warning("variant_failed", model=model, variant=wanted.name, reason=reason)
+                await self._fail(model, wanted.name, reason, checked.evidence())
         except (GearshiftError, LoadFailed) as error:
-            outcome = "failed"
             log.warning("variant_failed", model=model, variant=wanted.name, reason=str(error))
             await self._fail(model, wanted.name, str(error))
         except Exception:  # a bug must not leave the variant between two states for ever
-            outcome = "failed"
             log.exception("variant_failed", model=model, variant=wanted.name)
             await self._fail(model, wanted.name, "internal error; see the log")
         self._metrics.registered(outcome, time.monotonic() - start)
 
-    async def _fail(self, model: str, variant: str, reason: str) -> None:
+    async def _pass(
+        self, model: str, wanted: VariantIn, actor: str, checked: Checked, manifest: Manifest
+    ) -> None:
+        name = wanted.name
+        await asyncio.to_thread(self._data.store.put_manifest, manifest)
+        await self._move(
+            model,
+            name,
+            "verified",
+            actor,
+            "checked and loaded in a trial",
+            evidence=checked.evidence("signing", "format", "structure", "signature", "load"),
+        )
+        await self._move(
+            model,
+            name,
+            "profiled",
+            actor,
+            "measured on this host",
+            manifest_id=manifest.id,
+            evidence=checked.evidence("profile", "accuracy", "agreement"),
+        )
+        then = wanted.goal
         try:
-            await self._move(model, variant, "failed", "gateway", reason)
-            await self.show(model)
+            if then == "activate":
+                await self._switches.activate(model, name, actor)
+                return
+            if then != "wait":
+                plan = wanted.plan or Plan()
+                await self._switches.try_out(model, name, then, plan, actor)
+                return
+        except Conflict as error:  # it is sound: only there is no room for it now
+            await self._move(model, name, "inactive", actor, f"not tried: {error}")
+        else:
+            await self._move(model, name, "inactive", actor, "waits for activation")
+        await self._switches.show(model)
+
+    async def _fail(
+        self, model: str, variant: str, reason: str, evidence: Mapping[str, Any] | None = None
+    ) -> None:
+        try:
+            await self._move(model, variant, "failed", "gateway", reason, evidence=evidence)
+            await self._switches.show(model)
         except Exception:  # the database is out of reach; the next start settles it
             log.exception("variant_not_settled", model=model, variant=variant)
-
-    async def _measure(self, model: str, wanted: VariantIn) -> Manifest:
-        record = await asyncio.to_thread(self._data.registry.model, model)
-        store = self._data.store
-        digest = record.evaluation_digest
-        request = trial.Request(
-            path=store.blob_path(wanted.artifact.digest),
-            spec=record.spec,
-            runtimes=runtimes.installed(),
-            evaluations={} if digest is None else {"test": store.blob_path(digest)},
-            threads=self._threads,
-            effort=self._effort,
-        )
-        result = await asyncio.to_thread(trial.run, request, on_start=self._on_trial)
-        parent = None
-        if wanted.parent is not None:
-            parent = await asyncio.to_thread(self._data.registry.variant, model, wanted.parent)
-        parent_id = None if parent is None else parent.manifest_id
-        blob = Artifact(
-            digest=wanted.artifact.digest,
-            size_bytes=store.blob_size(wanted.artifact.digest),
-            format="onnx",
-        )
-        recipe, tools = tuple(wanted.recipe), {"gearshift": version("gearshift")}
-        return Manifest(
-            id=manifest_id(
-                model=model,
-                variant=wanted.name,
-                parent=parent_id,
-                recipe=recipe,
-                tools=tools,
-                artifact=blob,
-            ),
-            model=model,
-            variant=wanted.name,
-            parent=parent_id,
-            recipe=recipe,
-            tools=tools,
-            artifact=blob,
-            runtime=result.runtime,
-            accuracy=result.accuracy.get("test"),
-            profiles=result.profiles,
-            build_key=None,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
 
     def _on_trial(self, process: subprocess.Popen[bytes]) -> None:
         """Remember the process that runs a stranger's file; called on the trial's thread."""
         self._trial = process
         if self._stopped:
             process.kill()
-
-    def _served(self, record: VariantRecord) -> ServedVariant:
-        if record.manifest_id is None:
-            raise Conflict(f"variant {record.name!r} is {record.state} and was never profiled")
-        return catalog.served(self._data.store.manifest(record.manifest_id), self._prices)
-
-    async def show(self, model: str) -> None:
-        """Do as the registry says now, whoever changed it."""
-        async with self._changing:
-            await self._publish(model)
-
-    async def _publish(self, model: str) -> None:
-        """Let the snapshot show what the registry says now."""
-        was = self._engine.catalog.models.get(model)
-        renewed = await asyncio.to_thread(
-            catalog.read_model, self._data, model, self._prices, was=was
-        )
-        self._engine.publish(renewed)
 
     async def _move(
         self,
@@ -271,6 +234,7 @@ class Registration:
         reason: str,
         *,
         manifest_id: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
     ) -> None:
         await asyncio.to_thread(
             self._data.registry.move,
@@ -280,4 +244,5 @@ class Registration:
             actor=actor,
             reason=reason,
             manifest_id=manifest_id,
+            evidence=evidence,
         )

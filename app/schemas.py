@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.access import Scope
 from app.catalog import ServedModel, cost_usd_per_million
 from app.errors import milliseconds, verdict_json
+from app.findings import Finding
 from app.tenant import today
 from router.decision import Decision
+from router.rollout import Criteria, Plan, Share
 from variants.audit import AuditEntry
 from variants.cost import Prices
 from variants.evidence import Cascade, Evaluation, LayerSensitivity
@@ -121,6 +123,50 @@ class VariantIn(Strict):
     parent: Name | None = Field(None, description="the variant it was made from")
     recipe: Annotated[list[Step], Field(max_length=32)] = []
     activate: bool = Field(True, description="serve it as soon as it is profiled")
+    then: Literal["activate", "shadow", "canary", "wait"] | None = Field(
+        None, description="what becomes of it once it is profiled; by default as `activate` says"
+    )
+    plan: Plan | None = Field(
+        None, description="for a shadow or canary: whose requests, and what it must show"
+    )
+    min_agreement: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="share of evaluation rows with the reference's answer that the lower 95 % "
+        "bound must reach; by default the gateway's option `min_agreement`",
+    )
+    signature: dict[str, Any] | None = Field(
+        None, description="the artifact's signature (OpenSSF Model Signing, by key)"
+    )
+
+    @property
+    def goal(self) -> Literal["activate", "shadow", "canary", "wait"]:
+        """What becomes of it once it is profiled."""
+        return self.then or ("activate" if self.activate else "wait")
+
+
+class PlanIn(Strict):
+    """How a shadow or canary is tried: whose requests, and what it must show."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"share": {"ratio": 0.1}, "criteria": {"min_agreement": 0.9}}]
+        },
+    )
+
+    share: Share = Share()
+    criteria: Criteria = Criteria()
+
+    def plan(self) -> Plan:
+        """The same as the domain's frozen type."""
+        return Plan(share=self.share, criteria=self.criteria)
+
+
+class GatesOut(BaseModel):
+    """What every gate found of an artifact that was only validated."""
+
+    passed: bool
+    gates: list[Finding]
 
 
 class ReferenceIn(Strict):

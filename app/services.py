@@ -16,7 +16,9 @@ from app.keys import Keys
 from app.ledger import Ledger
 from app.metrics import Metrics
 from app.registration import Registration
+from app.rollouts import Rollouts
 from app.settings import Settings
+from app.switches import Switches
 from variants.data_folder import DataFolder
 from variants.replies import Replies
 
@@ -31,6 +33,8 @@ class Services:
     gateway: Gateway
     registration: Registration
     changes: Changes
+    switches: Switches
+    rollouts: Rollouts
     keys: Keys
     bad_keys: BadKeys
     ledger: Ledger

@@ -132,6 +132,19 @@ class Settings(BaseModel):
     profile_s: Annotated[
         float, Field(gt=0, description="time to measure a registered variant at each batch size")
     ] = 0.3
+    min_agreement: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="share of evaluation rows with the reference's answer that a registered "
+            "variant must surely have",
+        ),
+    ] = 0.5
+    signing_key: Annotated[
+        Path | None,
+        Field(description="public key (PEM) that artifacts must be signed with; none: unsigned"),
+    ] = None
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a body to arrive")] = 30.0
     drain_s: Annotated[float, Field(ge=0, description="time to finish work at shutdown")] = 20.0
     prices: PriceSettings = PriceSettings()

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, Strict, TypeAdapter
 
 from router.sequential import Count, difference, rate
 from variants.evidence import Interval
 
-Ratio = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Strict(), Field(ge=0, le=1)]
 Verdict = Literal["promote", "demote", "wait"]
 NOTHING = Count()
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
@@ -51,21 +51,42 @@ class Criteria:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Strict(), Field(ge=0.5, lt=1)] = 0.95
     max_error_excess: Ratio = 0.02
     max_slow_excess: Ratio = 0.1
-    slow_factor: Annotated[float, Field(ge=1, le=100)] = 1.5
+    slow_factor: Annotated[float, Strict(), Field(ge=1, le=100)] = 1.5
     min_agreement: Ratio | None = 0.5
-    promote: bool = True
-    demote: bool = True
+    promote: Annotated[bool, Strict()] = True
+    demote: Annotated[bool, Strict()] = True
+
+
+EVERYONE = Share()
+DEFAULT = Criteria()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How a variant is tried: whose requests, and what it must show."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    share: Share = EVERYONE
+    criteria: Criteria = DEFAULT
+
+
+PLAN: TypeAdapter[Plan] = TypeAdapter(Plan)
+"""A plan's form as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What was counted of the canary and of the variants beside it."""
+    """What was counted of the candidate and of the variants beside it.
+
+    `slow` is None for a shadow: what runs only when nothing else does says little of its speed.
+    """
 
     failed: Count = NOTHING
-    slow: Count = NOTHING
+    slow: Count | None = NOTHING
     others_failed: Count = NOTHING
     others_slow: Count = NOTHING
     agreed: Count = NOTHING
@@ -110,13 +131,13 @@ def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Finding, ...]]
 
     `demote` once one criterion is surely broken, `promote` once all are surely kept.
     """
-    alpha = (1.0 - criteria.confidence) / (2 if criteria.min_agreement is None else 3)
+    judged = 1 + (seen.slow is not None) + (criteria.min_agreement is not None)
+    alpha = (1.0 - criteria.confidence) / judged
     errors = difference(seen.failed, seen.others_failed, alpha)
-    slow = difference(seen.slow, seen.others_slow, alpha)
-    findings = [
-        _at_most("errors", errors, criteria.max_error_excess),
-        _at_most("latency", slow, criteria.max_slow_excess),
-    ]
+    findings = [_at_most("errors", errors, criteria.max_error_excess)]
+    if seen.slow is not None:
+        slow = difference(seen.slow, seen.others_slow, alpha)
+        findings.append(_at_most("latency", slow, criteria.max_slow_excess))
     if criteria.min_agreement is not None:
         agreed = rate(seen.agreed, alpha)
         findings.append(_at_least("agreement", agreed, criteria.min_agreement))
@@ -124,6 +145,19 @@ def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Finding, ...]]
     if "broken" in standings:
         return "demote", tuple(findings)
     return "wait" if "open" in standings else "promote", tuple(findings)
+
+
+def told(finding: Finding) -> str:
+    """A criterion in words, for a history."""
+    found, limit = finding.found, finding.limit
+    interval = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    match finding.criterion:
+        case "errors":
+            return f"failures beyond the others' {interval}, at most {limit:g}"
+        case "latency":
+            return f"slow runs beyond the others' {interval}, at most {limit:g}"
+        case "agreement":
+            return f"agreement with the reference {interval}, at least {limit:g}"
 
 
 def _at_most(criterion: Literal["errors", "latency"], found: Interval, limit: float) -> Finding:

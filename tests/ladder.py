@@ -34,10 +34,12 @@ GLACIAL_SCALE = 0.5
 PRICES = Prices(core_hour_usd=40.0, gib_hour_usd=5.0)
 ENV = {
     "GEARSHIFT_PROFILE_S": "0.01",
+    "GEARSHIFT_MIN_AGREEMENT": "0",
     "GEARSHIFT_PRICES__CORE_HOUR_USD": str(PRICES.core_hour_usd),
     "GEARSHIFT_PRICES__GIB_HOUR_USD": str(PRICES.gib_hour_usd),
 }
-"""Quick trials, and prices at which a header's three decimals tell the variants' costs apart."""
+"""Quick trials of whatever answers, and prices at which a header's three decimals tell the
+variants' costs apart."""
 
 
 def seed_of(variant: str) -> int:

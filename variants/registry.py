@@ -1,5 +1,6 @@
 """Which models and variants exist, and in which state."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from variants import audit, tables
 from variants.database import Database
 from variants.errors import Conflict, NotFound
-from variants.lifecycle import State, check_transition
+from variants.lifecycle import CANDIDATES, State, check_transition
 from variants.spec import ModelSpec
 
 _spec: TypeAdapter[ModelSpec] = TypeAdapter(ModelSpec)
@@ -35,7 +36,8 @@ class ModelRecord:
 class VariantRecord:
     """A variant's place in its life. `manifest_id` is None until it has been profiled.
 
-    `version` grows at each change.
+    `version` grows at each change. `plan` is how a shadow or canary is tried, as JSON text that
+    `router.rollout` reads; None in every other state.
     """
 
     model: str
@@ -46,6 +48,7 @@ class VariantRecord:
     reason: str
     created_at: datetime
     version: int = 1
+    plan: str | None = None
 
 
 class Registry:
@@ -168,14 +171,25 @@ class Registry:
         actor: str,
         reason: str,
         manifest_id: str | None = None,
+        plan: str | None = None,
         evidence: Mapping[str, Any] | None = None,
+        only: State | None = None,
     ) -> None:
-        """Move a variant to another state and record it. Raises `NotFound` or `Conflict`."""
+        """Move a variant to another state and record it. Raises `NotFound` or `Conflict`.
+
+        With `only` it must be in that state still: of several who decide so, one carries it out.
+        A model has one candidate at a time: `Conflict` where another one is a shadow or canary.
+        """
         with self._database.change() as db:
             old = _variant(_one(db, model, name))
             check_transition(name, old.state, state)
+            if only is not None and old.state != only:
+                raise Conflict(f"variant {name!r} is {old.state}, no longer {only}")
+            if state in CANDIDATES:
+                _check_alone(db, model, name)
             values: dict[str, Any] = {
                 "state": state,
+                "plan": plan,
                 "reason": reason,
                 "version": tables.variants.c.version + 1,
             }
@@ -192,6 +206,29 @@ class Registry:
                 old_state=old.state,
                 new_state=state,
                 evidence=evidence,
+            )
+
+    def replan(self, model: str, name: str, plan: str, *, actor: str, reason: str) -> None:
+        """Try a shadow or canary in another way. Raises `NotFound`, or `Conflict` for others."""
+        with self._database.change() as db:
+            record = _variant(_one(db, model, name))
+            if record.state not in CANDIDATES:
+                raise Conflict(f"variant {name!r} is {record.state}: there is no plan to change")
+            db.execute(
+                update(tables.variants)
+                .filter_by(model=model, name=name)
+                .values(plan=plan, version=tables.variants.c.version + 1)
+            )
+            audit.record(
+                db,
+                actor=actor,
+                action="variant.plan",
+                reason=reason,
+                model=model,
+                variant=name,
+                old_state=record.state,
+                new_state=record.state,
+                evidence={"plan": json.loads(plan)},
             )
 
     def variants(self, model: str) -> tuple[VariantRecord, ...]:
@@ -236,6 +273,20 @@ def _one(db: Connection, model: str, name: str) -> Any:
     return row
 
 
+def _check_alone(db: Connection, model: str, name: str) -> None:
+    table = tables.variants
+    other = db.execute(
+        select(table)
+        .filter_by(model=model)
+        .where(table.c.state.in_(CANDIDATES), table.c.name != name)
+    ).first()
+    if other is not None:
+        raise Conflict(
+            f"{other.name!r} is the {other.state} of {model!r}, and one is tried at a time: "
+            "promote or deactivate it first"
+        )
+
+
 def _model(row: Any) -> ModelRecord:
     return ModelRecord(
         spec=_spec.validate_json(row.spec),
@@ -255,4 +306,5 @@ def _variant(row: Any) -> VariantRecord:
         reason=row.reason,
         created_at=row.created_at,
         version=row.version,
+        plan=row.plan,
     )

@@ -56,6 +56,7 @@ variants = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("version", Integer, nullable=False, server_default="1"),
+    Column("plan", Text),
 )
 
 audit = Table(

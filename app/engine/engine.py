@@ -140,8 +140,8 @@ class Engine:
         `processes` are workers that were started already, one for each of the first slots.
         """
         for model in catalog.models.values():
-            for served in sorted(model.variants.values(), key=_speed):
-                self._loadings[served.key] = self._loading(model.spec, served)
+            for served in sorted(model.routed.values(), key=_speed):
+                self._loadings[served.key] = self.loading(model.spec, served)
             self.publish(model)
         if self._residency is not None:
             self._residency.replan(time.monotonic())
@@ -213,7 +213,7 @@ class Engine:
         """Admission to this model by its candidates as they are now."""
         state = self._models[model.spec.name]
         now = time.monotonic()
-        was = state.gate
+        was = state.gates.get(model.is_canary)
         if was is not None and was.model is model and now < was.until_s:
             return was.gate
         expected = self._expected()
@@ -225,7 +225,7 @@ class Engine:
             or was.quarantine != self._quarantine
             or any(one is not before for one, before in zip(seen, was.seen, strict=True))
         ):
-            was = state.gate = Gated(
+            was = state.gates[model.is_canary] = Gated(
                 gate=Gate(self.candidates(model), model.record.reference),
                 model=model,
                 expected=expected,
@@ -239,8 +239,18 @@ class Engine:
     def _look_again(self) -> None:
         """Workers or quarantine have changed: no gate holds without another look."""
         for state in self._models.values():
-            if state.gate is not None:
-                state.gate.until_s = 0.0
+            for gated in state.gates.values():
+                gated.until_s = 0.0
+
+    @property
+    def spare(self) -> bool:
+        """Whether a worker is idle and nothing waits."""
+        waits = any(state.entries for state in self._models.values())
+        return not waits and any(slot.idle for slot in self.slots)
+
+    def is_quarantined(self, served: ServedVariant) -> bool:
+        """Whether this variant has broken its workers too often."""
+        return served.key in self._quarantine
 
     def routable(self, model: ServedModel) -> frozenset[str]:
         """Names of the variants that can serve now, or soon where a worker is being replaced."""
@@ -396,7 +406,7 @@ class Engine:
         """
         key = served.key
         known, quarantined = key in self._loadings, key in self._quarantine
-        loading = self._loadings[key] = self._loading(model.spec, served)
+        loading = self._loadings[key] = self.loading(model.spec, served)
         self._quarantine.discard(key)
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
@@ -420,9 +430,13 @@ class Engine:
         """Route by this snapshot of a model from now on. Variants never loaded are left out."""
         state = self._models.setdefault(model.spec.name, Lane(model.spec))
         held = {name: v for name, v in model.variants.items() if v.key in self._loadings}
-        for served in held.values():
-            state.add(served)
-        self.catalog = self.catalog.replace(replace(model, variants=held))
+        for served in model.routed.values():
+            if served.key in self._loadings:
+                state.add(served)
+        shown = replace(model, variants=held, canary=None)
+        if model.rollout is not None and model.rollout.served.key in self._loadings:
+            shown = replace(shown, canary=shown.with_canary())
+        self.catalog = self.catalog.replace(shown)
 
     async def retire(self, model: ServedModel, variant: str) -> None:
         """Stop routing to a variant, wait until nothing admitted may use it, and close it."""
@@ -430,10 +444,21 @@ class Engine:
         if served is None:
             return
         self.catalog = self.catalog.replace(model.without(variant))
+        await self.drained(served)
+        await self.forget(model, served)
+
+    async def drained(self, served: ServedVariant) -> None:
+        """Return once nothing that was admitted may still use a variant."""
         await self._leases.drained(served.key)
-        state = self._models[model.spec.name]
-        state.remove(variant)
+
+    async def forget(self, model: ServedModel, served: ServedVariant) -> None:
+        """Close a variant that is published no more and that nothing may use."""
+        self._models[model.spec.name].remove(served.manifest.variant)
         await self.unload(served)
+
+    def holds(self, served: ServedVariant) -> bool:
+        """Whether the workers have a variant, or open it when they start."""
+        return served.key in self._loadings
 
     async def unload(self, served: ServedVariant) -> None:
         """Close a variant that is not published."""
@@ -453,7 +478,8 @@ class Engine:
             planned |= found.keys() - self._residency.known
         return {key: loading for key, loading in found.items() if key in planned}
 
-    def _loading(self, spec: ModelSpec, served: ServedVariant) -> Loading:
+    def loading(self, spec: ModelSpec, served: ServedVariant) -> Loading:
+        """What a worker needs to open a variant."""
         profile = served.manifest.profile
         return Loading(
             key=served.key,

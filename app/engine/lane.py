@@ -46,7 +46,8 @@ class Lane:
         self._outlooks = Outlooks()
         self._names: dict[frozenset[str], frozenset[str]] = {}
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self.gate: Gated | None = None
+        self.gates: dict[bool, Gated] = {}
+        """Without and with the canary."""
         row_bytes = sum(t.elements * np.dtype(t.dtype).itemsize for t in spec.inputs)
         self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
 
@@ -80,7 +81,8 @@ class Lane:
 
     def remove(self, variant: str) -> None:
         """Forget a variant that nobody may use any more."""
-        del self.variants[variant], self.corrections[variant]
+        self.variants.pop(variant, None)
+        self.corrections.pop(variant, None)
         self._names.clear()
         self._keys.clear()
 

@@ -49,6 +49,7 @@ class InferEndpoint:
                 head.asked.constraints,
                 arrival_s=scope["gearshift.arrival_s"],
                 caller=head.caller,
+                headers=head.headers,
             )
         except asyncio.CancelledError:
             if not watcher.done():

@@ -2,16 +2,21 @@
 
 import asyncio
 import re
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.sse import EventSourceResponse
 
 from app.errors import Forbidden
 from app.routes.guarded import GuardedRoute
 from app.schemas import (
+    GatesOut,
     HistoryOut,
     ModelList,
     ModelOut,
+    PlanIn,
     ReferenceIn,
     VariantDetail,
     VariantIn,
@@ -28,6 +33,9 @@ from variants.terms import Terms
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=GuardedRoute)
 
 MAX_WAIT_S = 600
+Force = Annotated[
+    bool, Query(description="even if it is the reference or the last one that can serve")
+]
 _WAIT = re.compile(r"(?:^|,)\s*wait=(\d{1,4})\s*(?:,|$)")
 
 
@@ -76,17 +84,34 @@ async def get_history(model: str, variant: str, parts: Parts, who: Who) -> Histo
     "/{model}/variants",
     status_code=202,
     summary="Register a variant",
-    responses={201: {"model": VariantDetail, "description": "settled within the wait"}},
+    responses={
+        200: {"model": GatesOut, "description": "only validated"},
+        201: {"model": VariantDetail, "description": "settled within the wait"},
+    },
 )
 async def register(
-    model: str, wanted: VariantIn, parts: Parts, who: Who, request: Request, response: Response
-) -> VariantDetail:
+    model: str,
+    wanted: VariantIn,
+    parts: Parts,
+    who: Who,
+    request: Request,
+    response: Response,
+    validate: Annotated[
+        Literal["only"] | None, Query(description="`only`: say what each gate finds, write nothing")
+    ] = None,
+) -> VariantDetail | GatesOut:
     """Check, try and profile an uploaded artifact, then activate it, while traffic flows.
 
-    Answers 202 at once; poll `Location`. With `Prefer: wait=SECONDS` (RFC 7240) the answer waits,
-    and is 201 once the variant is active, inactive or failed.
+    Answers 202 at once; poll `Location`, or follow its `/events`. With `Prefer: wait=SECONDS`
+    (RFC 7240) the answer waits, and is 201 once the variant is settled. `then` says what becomes of
+    it: it is activated, or tried as a shadow or canary by its `plan`, or waits.
     """
     parts.engine.catalog.model(model)
+    if validate is not None:
+        findings = await parts.registration.validate(model, wanted)
+        response.status_code = 200
+        passed = all(finding.outcome in ("passed", "skipped") for finding in findings)
+        return GatesOut(passed=passed, gates=list(findings))
     task = await parts.registration.register(model, wanted, who.name)
     response.headers["Location"] = f"/v1/models/{model}/variants/{wanted.name}"
     if wait := _WAIT.search(request.headers.get("prefer", "")):
@@ -96,19 +121,68 @@ async def register(
     return await asyncio.to_thread(_detail, parts, model, wanted.name)
 
 
+@router.get(
+    "/{model}/variants/{variant}/events",
+    summary="Follow a registration",
+    response_class=EventSourceResponse,
+)
+async def get_events(model: str, variant: str, parts: Parts) -> EventSourceResponse:
+    """Server-sent events of its state and progress; they end when it is settled."""
+    found = await parts.registration.follow(model, variant)
+    return EventSourceResponse(_events(parts, found))
+
+
 @router.post("/{model}/variants/{variant}/activate", summary="Activate a variant")
 async def activate(model: str, variant: str, parts: Parts, who: Who) -> VariantDetail:
-    """Load and warm it on the workers, then route to it. Activating an active one is a no-op."""
+    """Load and warm it on the workers, then route to it. Activating an active one is a no-op.
+
+    This promotes a shadow or canary at once.
+    """
     parts.engine.catalog.model(model)
-    await parts.registration.activate(model, variant, who.name)
+    await parts.switches.activate(model, variant, who.name)
+    return await asyncio.to_thread(_detail, parts, model, variant)
+
+
+@router.post("/{model}/variants/{variant}/shadow", summary="Try a variant on copies of requests")
+async def shadow(model: str, variant: str, wanted: PlanIn, parts: Parts, who: Who) -> VariantDetail:
+    """Run it beside the others on a share of the live inputs, when nothing else needs the machine.
+
+    No caller sees its answers. A canary goes back to this at once; a shadow goes on with the new
+    plan, its counts beginning anew. A model has one shadow or canary at a time.
+    """
+    parts.engine.catalog.model(model)
+    await parts.switches.try_out(model, variant, "shadow", wanted.plan(), who.name)
+    return await asyncio.to_thread(_detail, parts, model, variant)
+
+
+@router.post("/{model}/variants/{variant}/canary", summary="Give a variant a share of requests")
+async def canary(model: str, variant: str, wanted: PlanIn, parts: Parts, who: Who) -> VariantDetail:
+    """Route a share of the requests to it that it suits; promote or demote it by the criteria."""
+    parts.engine.catalog.model(model)
+    await parts.switches.try_out(model, variant, "canary", wanted.plan(), who.name)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
 @router.post("/{model}/variants/{variant}/deactivate", summary="Deactivate a variant")
-async def deactivate(model: str, variant: str, parts: Parts, who: Who) -> VariantDetail:
-    """Stop routing to it, finish what was admitted, unload it. No request fails by this."""
+async def deactivate(
+    model: str, variant: str, parts: Parts, who: Who, force: Force = False
+) -> VariantDetail:
+    """Stop routing to it, finish what was admitted, unload it. No request fails by this.
+
+    This rolls a shadow or canary back at once.
+    """
     parts.engine.catalog.model(model)
-    await parts.registration.deactivate(model, variant, who.name)
+    await parts.switches.deactivate(model, variant, who.name, force=force)
+    return await asyncio.to_thread(_detail, parts, model, variant)
+
+
+@router.post("/{model}/variants/{variant}/retire", summary="Retire a variant")
+async def retire(
+    model: str, variant: str, parts: Parts, who: Who, force: Force = False
+) -> VariantDetail:
+    """Deactivate it for good. Its record stays; its artifact may be swept."""
+    parts.engine.catalog.model(model)
+    await parts.switches.retire(model, variant, who.name, force=force)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
@@ -116,8 +190,20 @@ async def deactivate(model: str, variant: str, parts: Parts, who: Who) -> Varian
 async def set_reference(model: str, wanted: ReferenceIn, parts: Parts, who: Who) -> ModelOut:
     """Count accuracy drops from this active variant."""
     parts.engine.catalog.model(model)
-    await parts.registration.set_reference(model, wanted.variant, who.name)
+    await parts.switches.set_reference(model, wanted.variant, who.name)
     return model_out(parts.engine.catalog.model(model), who.terms)
+
+
+async def _events(parts: Services, found: AsyncIterator[VariantRecord]) -> AsyncIterator[bytes]:
+    async for record in found:
+        step = parts.registration.step(record.model, record.name)
+        content = {
+            "state": record.state,
+            "reason": record.reason,
+            "doing": None if step is None else step.doing,
+            "share": None if step is None else step.share,
+        }
+        yield b"event: state\ndata: " + orjson.dumps(content) + b"\n\n"
 
 
 def _variants(parts: Services, model: str, terms: Terms) -> VariantList:

@@ -52,6 +52,8 @@ OTHER: dict[str, Any] = {
     "pepper": "env:PEPPER",
     "pin_workers": "false",
     "worker_memory_bytes": "100000000",
+    "min_agreement": "0.75",
+    "signing_key": "key.pub",
     "prices.core_hour_usd": "1.25",
     "prices.gib_hour_usd": "1.25",
 }

@@ -18,7 +18,7 @@ from tests.models import tiny_spec
 from variants.audit import Audit, AuditEntry
 from variants.database import Database
 from variants.errors import Conflict, NotFound
-from variants.lifecycle import STATES, TRANSITIONS, State
+from variants.lifecycle import CANDIDATES, STATES, TRANSITIONS, State
 from variants.registry import Registry
 
 PROFILED: tuple[State, ...] = ("verified", "profiled")
@@ -129,6 +129,25 @@ def test_what_does_not_exist_is_not_found(tiny: Registry) -> None:
 # Any sequence of moves
 
 
+def test_one_variant_of_a_model_is_tried_at_a_time_by_a_plan_that_ends_with_it(
+    tiny: Registry,
+) -> None:
+    for name in ("new", "newer"):
+        add(tiny, name, PROFILED)
+    plan = '{"share": {"ratio": 0.5}}'
+    tiny.move("tiny", "new", "canary", actor="test", reason="", plan=plan)
+    assert tiny.variant("tiny", "new").plan == plan
+    with pytest.raises(Conflict, match="'new' is the canary of 'tiny'"):
+        tiny.move("tiny", "newer", "shadow", actor="test", reason="", plan=plan)
+    with pytest.raises(Conflict, match="there is no plan to change"):
+        tiny.replan("tiny", "newer", plan, actor="test", reason="")
+    tiny.replan("tiny", "new", "{}", actor="test", reason="more of it")
+    assert tiny.variant("tiny", "new").plan == "{}"
+    tiny.move("tiny", "new", "inactive", actor="test", reason="")
+    assert tiny.variant("tiny", "new").plan is None
+    tiny.move("tiny", "newer", "shadow", actor="test", reason="", plan=plan)
+
+
 class RegistryMachine(RuleBasedStateMachine):
     """Random registrations and moves against a dictionary, reopening now and then."""
 
@@ -159,7 +178,8 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(name=names, state=st.sampled_from(STATES))
     def move(self, name: str, state: State) -> None:
-        if state in TRANSITIONS[self.states[name]]:
+        tried = {n for n, found in self.states.items() if found in CANDIDATES} - {name}
+        if state in TRANSITIONS[self.states[name]] and not (tried and state in CANDIDATES):
             self.registry.move("tiny", name, state, actor="m", reason="")
             self.states[name] = state
             self.changes[name] += 1

@@ -1,0 +1,255 @@
+"""New variants on their way in: who is sent to them, what is seen of them, and what follows.
+
+Each gateway counts its own traffic and writes its verdict by itself; where another has done so
+before, the registry's check of states makes the second one void. Costs nothing while no variant is
+being tried.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+import structlog
+
+from app.catalog import Rollout, ServedModel
+from app.engine.batch import Answer
+from app.engine.engine import Engine
+from app.engine.refusals import DeadlinePassed
+from app.engine.worker import LoadFailed, RunFailed, WorkerLost
+from app.metrics import Metrics
+from app.shadow import Shadow
+from app.switches import Switches
+from router.rollout import Finding, Seen, Verdict, in_share, judge, told
+from router.sequential import Count
+from variants.errors import Conflict, GearshiftError, NotFound
+from variants.runtimes import Tensors
+
+log = structlog.get_logger()
+
+JUDGE_S = 0.25
+"""Time between two looks at what has been counted."""
+
+AGAIN_S = 5.0
+"""Time after which a verdict is carried out again that could not be."""
+
+ACTOR = "gateway"
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+
+class Asker(NamedTuple):
+    """What tells requests apart: the key's id, the headers, and a number of its own."""
+
+    key: str
+    headers: RawHeaders
+    number: int
+
+
+class Trial:
+    """What one gateway has seen of one candidate, and of the variants beside it meanwhile."""
+
+    def __init__(self, engine: Engine, model: ServedModel, rollout: Rollout) -> None:
+        self.rollout = rollout
+        self.reference = model.record.reference
+        self.shadow = Shadow(engine, model, rollout)
+        self.again_s = 0.0
+        self._failed = {True: Count(), False: Count()}
+        self._slow = {True: Count(), False: Count()}
+        self._copies = 0.0
+        self._last: object = None
+
+    def answered(self, inputs: Tensors, answer: Answer) -> None:
+        """Count one answer of the candidate or of another variant."""
+        mine = answer.variant.key == self.rollout.served.key
+        self._failed[mine] = self._failed[mine].plus(False)
+        if answer.run_s != self._last:  # once for each run, however many requests it answered
+            self._last = answer.run_s
+            prior = answer.variant.candidate
+            if prior.service:
+                limit_s = prior.service_s(answer.batch_rows, 95)
+                slow = answer.run_s > self.rollout.plan.criteria.slow_factor * limit_s
+                self._slow[mine] = self._slow[mine].plus(slow)
+        if self.rollout.state == "canary":
+            if mine:
+                self.shadow.offer(inputs, answer)
+            return
+        self._copies += self.rollout.plan.share.ratio
+        if self._copies >= 1.0:
+            self._copies -= 1.0
+            self.shadow.offer(inputs, answer)
+
+    def failed(self, error: BaseException, *, mine: bool) -> None:
+        """Count one request that got no answer; those of one run are one."""
+        if error is not self._last:
+            self._last = error
+            self._failed[mine] = self._failed[mine].plus(True)
+
+    @property
+    def seen(self) -> Seen:
+        """All counts so far."""
+        shadow = self.rollout.state == "shadow"
+        return Seen(
+            failed=self.shadow.failed if shadow else self._failed[True],
+            slow=None if shadow else self._slow[True],
+            others_failed=self._failed[False],
+            others_slow=self._slow[False],
+            agreed=self.shadow.agreed,
+        )
+
+    def judge(self) -> tuple[Verdict, tuple[Finding, ...]]:
+        """The verdict now."""
+        return judge(self.rollout.plan.criteria, self.seen)
+
+
+class Rollouts:
+    """The trials of all models."""
+
+    def __init__(self, *, engine: Engine, switches: Switches, metrics: Metrics) -> None:
+        self._engine = engine
+        self._switches = switches
+        self._metrics = metrics
+        self._trials: dict[str, Trial] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to judge."""
+        self._task = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """End all trials' workers."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*(trial.shadow.stop() for trial in self._trials.values()))
+
+    def trial(self, model: str) -> Trial | None:
+        """What has been seen of the candidate of a model; None where none is tried."""
+        return self._trials.get(model)
+
+    def wants(self, rollout: Rollout, asker: Asker) -> bool:
+        """Whether a request falls into a canary's share."""
+        return in_share(
+            rollout.plan.share,
+            seed=rollout.served.key,
+            key=asker.key,
+            headers=_Headers(asker.headers),
+            request_id=str(asker.number),
+        )
+
+    def watch(
+        self, model: str, inputs: Tensors, answer: "asyncio.Future[Answer]", *, canary: bool
+    ) -> None:
+        """Count what becomes of a request."""
+        trial = self._trials.get(model)
+        if trial is not None:
+            answer.add_done_callback(partial(_count, trial, inputs, canary))
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(JUDGE_S)
+            try:
+                await self._follow()
+                for model, trial in list(self._trials.items()):
+                    await self._judge(model, trial)
+            except Exception:  # whatever it is, the next look comes
+                log.exception("rollouts_not_judged")
+
+    async def _follow(self) -> None:
+        """Begin and end trials as the snapshot says."""
+        models = self._engine.catalog.models
+        for name, trial in list(self._trials.items()):
+            model = models.get(name)
+            same = model is not None and model.rollout == trial.rollout
+            if not same or (model is not None and model.record.reference != trial.reference):
+                del self._trials[name]
+                await trial.shadow.stop()
+        for name, model in models.items():
+            if model.rollout is not None and name not in self._trials:
+                self._trials[name] = Trial(self._engine, model, model.rollout)
+
+    async def _judge(self, model: str, trial: Trial) -> None:
+        if time.monotonic() < trial.again_s:
+            return
+        verdict, findings = trial.judge()
+        criteria = trial.rollout.plan.criteria
+        reason = "; ".join(map(told, findings))
+        if self._engine.is_quarantined(trial.rollout.served):
+            verdict, reason = "demote", "quarantined: it broke its workers"
+        carried_out = criteria.promote if verdict == "promote" else criteria.demote
+        if verdict == "wait" or not carried_out:
+            return
+        trial.again_s = time.monotonic() + AGAIN_S
+        evidence = {"verdict": verdict, "counts": asdict(trial.seen), "findings": _plain(findings)}
+        try:
+            await self._carry_out(model, trial.rollout, verdict, reason, evidence)
+        except (Conflict, NotFound) as error:
+            log.info("verdict_void", model=model, variant=trial.rollout.name, reason=str(error))
+            await self._switches.show(model)
+        except (GearshiftError, LoadFailed) as error:
+            log.error("verdict_not_carried_out", model=model, verdict=verdict, error=str(error))
+        else:
+            self._metrics.judged(trial.rollout.served.manifest, verdict)
+
+    async def _carry_out(
+        self, model: str, rollout: Rollout, verdict: str, reason: str, evidence: Mapping[str, Any]
+    ) -> None:
+        name, switches = rollout.name, self._switches
+        if verdict == "demote":
+            why = f"demoted as {rollout.state}: {reason}"
+            await switches.deactivate(
+                model, name, ACTOR, only=rollout.state, reason=why, evidence=evidence
+            )
+            return
+        why = f"promoted: {reason}"
+        if rollout.state == "canary":
+            await switches.activate(
+                model, name, ACTOR, only=rollout.state, reason=why, evidence=evidence
+            )
+        else:
+            await switches.try_out(
+                model,
+                name,
+                "canary",
+                rollout.plan,
+                ACTOR,
+                only=rollout.state,
+                reason=why,
+                evidence=evidence,
+            )
+
+
+class _Headers(Mapping[str, str]):
+    """A request's headers by lower-case name, looked up one at a time."""
+
+    def __init__(self, raw: RawHeaders) -> None:
+        self._raw = raw
+
+    def __getitem__(self, name: str) -> str:
+        wanted = name.encode("latin-1")
+        for found, value in self._raw:
+            if found == wanted:
+                return value.decode("latin-1")
+        raise KeyError(name)
+
+    def __iter__(self) -> Any:
+        return (name.decode("latin-1") for name, _ in self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+
+def _count(trial: Trial, inputs: Tensors, canary: bool, future: "asyncio.Future[Answer]") -> None:
+    if future.cancelled():
+        return
+    error = future.exception()
+    if error is None:
+        trial.answered(inputs, future.result())
+    elif isinstance(error, RunFailed | WorkerLost | DeadlinePassed):
+        trial.failed(error, mine=canary)
+
+
+def _plain(findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
+    return [asdict(finding) for finding in findings]

@@ -1,0 +1,272 @@
+"""What each variant is for, changed while traffic flows: one change at a time.
+
+Each is written to the registry first. Nothing here touches a request: the engine loads a variant
+before it is told to route to it, and the snapshot is swapped once, when all is done.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import structlog
+
+from app import catalog
+from app.catalog import ServedModel, ServedVariant
+from app.engine.engine import Engine
+from app.engine.worker import LoadFailed
+from app.metrics import Metrics
+from app.recovery import at_work
+from router.rollout import PLAN, Plan
+from variants.cost import Prices
+from variants.data_folder import DataFolder
+from variants.errors import Conflict
+from variants.lifecycle import CANDIDATES, State, check_transition
+from variants.registry import VariantRecord
+
+log = structlog.get_logger()
+
+Evidence = Mapping[str, Any]
+
+
+class Switches:
+    """Moves variants of a running gateway from state to state."""
+
+    def __init__(
+        self, *, data: DataFolder, engine: Engine, metrics: Metrics, prices: Prices
+    ) -> None:
+        self._data = data
+        self._engine = engine
+        self._metrics = metrics
+        self._prices = prices
+        self._changing = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def activate(
+        self,
+        model: str,
+        variant: str,
+        actor: str,
+        *,
+        only: State | None = None,
+        reason: str = "activated",
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Load a variant on the workers and route to it; this ends its quarantine.
+
+        With `only` it must be in that state. Raises `NotFound`, `Conflict`, or `LoadFailed`; then
+        everything stays as it was.
+        """
+        start = time.monotonic()
+        async with self._changing:
+            record = await self._record(model, variant, only)
+            if record.state == "active":
+                served = await asyncio.to_thread(self._served, record)
+                await self._engine.load(self._engine.catalog.model(model), served)
+            else:
+                await self._bring_in(record, "active", actor, reason, evidence=evidence)
+            await self._publish(model)
+        self._metrics.switched(model, "activated", time.monotonic() - start)
+
+    async def try_out(
+        self,
+        model: str,
+        variant: str,
+        state: Literal["shadow", "canary"],
+        plan: Plan,
+        actor: str,
+        *,
+        only: State | None = None,
+        reason: str | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Let a variant show what it is worth, or go on with another plan where it does already.
+
+        Raises `NotFound`, `LoadFailed`, or `Conflict`, also where another one is being tried; then
+        everything stays as it was.
+        """
+        text = PLAN.dump_json(plan).decode()
+        reason = reason or f"tried as {state}"
+        async with self._changing:
+            record = await self._record(model, variant, only)
+            if record.state == state:
+                await asyncio.to_thread(
+                    self._data.registry.replan, model, variant, text, actor=actor, reason=reason
+                )
+            else:
+                told = {**(evidence or {}), "plan": PLAN.dump_python(plan, mode="json")}
+                await self._bring_in(record, state, actor, reason, plan=text, evidence=told)
+            await self._publish(model)
+
+    async def deactivate(
+        self,
+        model: str,
+        variant: str,
+        actor: str,
+        *,
+        force: bool = False,
+        only: State | None = None,
+        reason: str = "deactivated",
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Stop routing to a variant, and unload it once its admitted requests have finished.
+
+        For a shadow or canary this is the way back: it returns at once, and what still runs on it
+        ends in its own time. Raises `NotFound`, or `Conflict` for the reference and for the last
+        variant that can serve, unless it is to be by `force`.
+        """
+        start = time.monotonic()
+        async with self._changing:
+            record = await self._record(model, variant, only)
+            if record.state == "inactive":
+                return
+            if record.state in CANDIDATES:
+                await self._move(record, "inactive", actor, reason, evidence=evidence)
+                await self._publish(model)
+            else:
+                await self._drain(record, actor, force=force, reason=reason, evidence=evidence)
+        self._metrics.switched(model, "deactivated", time.monotonic() - start)
+
+    async def retire(self, model: str, variant: str, actor: str, *, force: bool = False) -> None:
+        """End a variant for good; its artifact may be swept. Raises as `deactivate` does."""
+        record = await self._record(model, variant)
+        if record.state == "retired":
+            return
+        if record.state not in {"failed", "inactive"}:
+            await self.deactivate(model, variant, actor, force=force, reason="to be retired")
+        async with self._changing:
+            record = await self._record(model, variant)
+            await self._move(record, "retired", actor, "retired")
+            await self._publish(model)
+
+    async def set_reference(self, model: str, variant: str, actor: str) -> None:
+        """Count accuracy drops from this variant. Raises `NotFound` or `Conflict`."""
+        async with self._changing:
+            await asyncio.to_thread(self._data.registry.set_reference, model, variant, actor=actor)
+            await self._publish(model)
+
+    async def show(self, model: str) -> None:
+        """Do as the registry says now, whoever changed it."""
+        async with self._changing:
+            await self._publish(model)
+
+    async def stop(self) -> None:
+        """Leave what is still being closed to the end of the workers."""
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _bring_in(
+        self,
+        record: VariantRecord,
+        state: State,
+        actor: str,
+        reason: str,
+        *,
+        plan: str | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Move a variant into a state, loaded first where requests are to be routed to it."""
+        check_transition(record.name, record.state, state)
+        served = await asyncio.to_thread(self._served, record)
+        known = served.key in self._engine.catalog.served()
+        if state != "shadow":
+            await self._engine.load(self._engine.catalog.model(record.model), served)
+        try:
+            await self._move(record, state, actor, reason, plan=plan, evidence=evidence)
+        except BaseException:
+            if not known:
+                await self._engine.unload(served)
+            raise
+
+    async def _drain(
+        self,
+        record: VariantRecord,
+        actor: str,
+        *,
+        force: bool,
+        reason: str,
+        evidence: Evidence | None,
+    ) -> None:
+        model, variant = record.model, record.name
+        served = self._engine.catalog.model(model)
+        check_transition(variant, record.state, "draining")
+        if needed := self._needed(served, variant):
+            if not force:
+                raise Conflict(f"{variant!r} is {needed}: put another in its place first, or force")
+            reason = f"{reason}, by force: it was {needed}"
+        async with at_work(self._data.database.claims, model, variant):
+            await self._move(record, "draining", actor, reason, evidence=evidence)
+            await self._engine.retire(served, variant)
+            await self._move(replace(record, state="draining"), "inactive", actor, "drained")
+        await self._publish(model)
+
+    def _needed(self, served: ServedModel, variant: str) -> str | None:
+        """Why a variant should not go, in words."""
+        if served.record.reference == variant:
+            return f"the reference of {served.spec.name!r}"
+        if self._engine.routable(served) <= {variant}:
+            return f"the last variant of {served.spec.name!r} that can serve"
+        return None
+
+    def _served(self, record: VariantRecord) -> ServedVariant:
+        if record.manifest_id is None:
+            raise Conflict(f"variant {record.name!r} is {record.state} and was never profiled")
+        return catalog.served(self._data.store.manifest(record.manifest_id), self._prices)
+
+    async def _record(self, model: str, variant: str, only: State | None = None) -> VariantRecord:
+        found = await asyncio.to_thread(self._data.registry.variant, model, variant)
+        if only is not None and found.state != only:
+            raise Conflict(f"variant {variant!r} is {found.state}, no longer {only}")
+        return found
+
+    async def _publish(self, model: str) -> None:
+        """Renew the snapshot: load what is new in it first, close what is no longer in it after."""
+        old = self._engine.catalog.models.get(model)
+        renewed = await asyncio.to_thread(
+            catalog.read_model, self._data, model, self._prices, was=old
+        )
+        for served in renewed.routed.values():
+            if not self._engine.holds(served):
+                try:
+                    await self._engine.load(renewed, served)
+                except LoadFailed as error:  # the snapshot leaves it out; the others are served
+                    log.error("variant_load_failed", model=model, key=served.key, error=str(error))
+        self._engine.publish(renewed)
+        kept = self._engine.catalog.model(model).routed
+        for name, served in {} if old is None else old.routed.items():
+            if name not in kept:
+                task = asyncio.create_task(self._close(renewed, served))
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    async def _close(self, model: ServedModel, served: ServedVariant) -> None:
+        """Unload a variant once nothing may use it, unless it is back by then."""
+        await self._engine.drained(served)
+        async with self._changing:
+            if served.key not in self._engine.catalog.served():
+                await self._engine.forget(model, served)
+
+    async def _move(
+        self,
+        record: VariantRecord,
+        state: State,
+        actor: str,
+        reason: str,
+        *,
+        plan: str | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Move a variant on from where it was found."""
+        await asyncio.to_thread(
+            self._data.registry.move,
+            record.model,
+            record.name,
+            state,
+            actor=actor,
+            reason=reason,
+            plan=plan,
+            evidence=evidence,
+            only=record.state,
+        )
