@@ -282,7 +282,7 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     answers = operation["responses"]
     answers.pop("422", None)  # FastAPI's own shape, which nothing here has
     for status, answer in answers.items():
-        if "text/event-stream" in answer.get("content", {}):  # FastAPI's is that of OpenAPI 3.2
+        if "text/event-stream" in answer.get("content", {}):
             answer["content"]["text/event-stream"] = openapi_examples.EVENTS
         if (example := openapi_examples.ANSWERS.get((method, path, status))) is not None:
             answer["content"]["application/json"]["example"] = example

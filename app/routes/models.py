@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.sse import EventSourceResponse
+from fastapi.responses import StreamingResponse
 
 from app.errors import Forbidden
 from app.routes.guarded import GuardedRoute
@@ -124,12 +124,16 @@ async def register(
 @router.get(
     "/{model}/variants/{variant}/events",
     summary="Follow a registration",
-    response_class=EventSourceResponse,
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def get_events(model: str, variant: str, parts: Parts) -> EventSourceResponse:
-    """Server-sent events of its state and progress; they end when it is settled."""
+async def get_events(model: str, variant: str, parts: Parts) -> StreamingResponse:
+    """Server-sent events of its state and progress; they end when it is settled.
+
+    Source: WHATWG HTML standard, section "Server-sent events".
+    """
     found = await parts.registration.follow(model, variant)
-    return EventSourceResponse(_events(parts, found))
+    return StreamingResponse(_events(parts, found), media_type="text/event-stream")
 
 
 @router.post("/{model}/variants/{variant}/activate", summary="Activate a variant")
