@@ -52,7 +52,7 @@ def narrow(asked: Constraints, terms: Terms) -> Narrowed:
             min_accuracy=accuracy,
             accuracy_point=asked.accuracy_point and terms.min_accuracy is None,
             max_accuracy_drop_points=drop,
-            soft=soft - sides.keys(),
+            soft=soft.difference(sides),
             lenient=False,
             objective=asked.effective_objective,
         ),

@@ -53,6 +53,7 @@ def test_what_holds_is_the_stricter_of_both_and_hard_where_the_key_has_a_bound(
         else:
             assert found.constraints.is_hard(bound)  # type: ignore[arg-type]
             assert sides[bound] == ("request" if holds == own else "key")  # type: ignore[index]
+    assert isinstance(hash(found.constraints), int)
     assert found.constraints.effective_objective == asked.effective_objective
 
 
