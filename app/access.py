@@ -14,6 +14,9 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 Need = Scope | Literal["any", "public"]
 """A scope; or any valid key; or no key at all."""
 
+INNER: frozenset[Need] = frozenset({"read", "admin", "metrics"})
+"""What only the listener for admins serves, where there is one (option `admin_port`)."""
+
 ROUTES: Mapping[tuple[str, str], Need] = {
     ("POST", "/infer"): "infer",
     ("POST", "/v1/route"): "infer",

@@ -1,6 +1,7 @@
 """The server: one uvicorn process over one data folder."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -30,7 +31,13 @@ def run(
     connections are taken. Raises `Invalid` when the address cannot be bound.
     """
     configure_logs()
-    with settings.open_data() as data, _listen(settings) as listener:
+    with contextlib.ExitStack() as stack:
+        data = stack.enter_context(settings.open_data())
+        listeners = [stack.enter_context(_listen(settings.host, settings.port, "port"))]
+        if settings.admin_port is not None:
+            inner = _listen(settings.host, settings.admin_port, "admin_port")
+            listeners.append(stack.enter_context(inner))
+            settings = settings.model_copy(update={"admin_port": inner.getsockname()[1]})
         app = create_app(settings, data, processes)
         services: Services = app.state.services
         if not data.keys.all() and settings.require_keys:
@@ -40,7 +47,7 @@ def run(
                 actor="first start",
             )
             print(f"First start: the admin key, shown once: {key}", file=sys.stderr)
-        host, port = listener.getsockname()[:2]
+        host, port = listeners[0].getsockname()[:2]
         config = uvicorn.Config(
             app,
             http=limited(settings.head_timeout_s, app.state.direct),
@@ -60,7 +67,9 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)  # uvicorn's own comes later
         on_listening(f"http://{host}:{port}")
-        server.run(sockets=[listener])
+        if settings.admin_port is not None:
+            print(f"admin routes at http://{host}:{settings.admin_port}", file=sys.stderr)
+        server.run(sockets=listeners)
 
 
 class _Server(uvicorn.Server):
@@ -95,18 +104,18 @@ def configure_logs() -> None:
     )
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listen(host: str, port: int, option: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
         listener.listen(BACKLOG)  # whoever connects from now on waits for the app to start
     except OSError as error:
         listener.close()
         raise Invalid(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
-            "stop what holds the port or choose another with --port",
-            field="port",
+            f"cannot listen on {host}:{port}: {error.strerror}; stop what holds the port or choose "
+            f"another one ({option})",
+            field=option,
         ) from error
     return listener

@@ -159,7 +159,7 @@ class Gateway:
         raise AssertionError(f"not ready within {within_s} s:\n" + "".join(self.log))
 
 
-def _outside() -> dict[str, str]:
+def outside() -> dict[str, str]:
     """This environment without the options of the tests themselves."""
     return {k: v for k, v in os.environ.items() if not k.startswith("GEARSHIFT_TEST_")}
 
@@ -194,7 +194,7 @@ def gateway(
         ],
         stderr=subprocess.PIPE,
         text=True,
-        env={**_outside(), **(env or {})},
+        env={**outside(), **(env or {})},
     )
     lines: list[str] = []
     listening = threading.Event()

@@ -5,10 +5,11 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from app import body
-from app.access import ROUTES, Caller
+from app.access import INNER, ROUTES, Caller
 from app.errors import WrongContentType
 from app.http_edge import header_values, read_body
 from app.idempotency import Asked, once
@@ -33,6 +34,11 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             parts = services(request)
             need = ROUTES[request.method, self.path]
+            if need in INNER and parts.settings.admin_port not in (
+                None,
+                request.scope["server"][1],
+            ):
+                raise HTTPException(404)  # it is on the listener for admins
             keys = header_values(request.scope, b"authorization")
             caller = request.state.caller = parts.keys.check(keys, need)
             if caller.tenant is not None:
