@@ -23,6 +23,7 @@ from variants.errors import (
     NotFound,
     RegistryReadOnly,
     RegistryUnavailable,
+    StorageBroken,
     StorageFull,
 )
 
@@ -175,6 +176,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (QueueFull, 503, "queue-full", "Too many bytes wait already"),
     (Shed, 503, "shed", "A more urgent request took the place in the full queue"),
     (Draining, 503, "draining", "The gateway is shutting down"),
+    (StorageBroken, 503, "storage-broken", "The artifact store's disk keeps nothing now"),
     (RegistryReadOnly, 503, "registry-read-only", "The registry takes no changes now"),
     (RegistryUnavailable, 503, "registry-unavailable", "The registry does not answer now"),
     (

@@ -171,6 +171,7 @@ class Metrics:
             "digest12",
         )
         self._ready = gauge("ready", "1 while the gateway is ready.")
+        self._log_dropped = gauge("log_dropped_lines", "Lines that the log could not take.")
         self._registry_up = gauge("registry_up", "1 while the registry's database answers.")
         self._registry_readonly = gauge(
             "registry_readonly", "1 while the registry takes no changes."
@@ -366,6 +367,10 @@ class Metrics:
         """Whether the registry's database answers, and whether it takes changes."""
         self._registry_up.set(up)
         self._registry_readonly.set(read_only)
+
+    def count_dropped_logs(self, dropped: Callable[[], int]) -> None:
+        """Have the lines told that the log could not take."""
+        self._log_dropped.set_function(dropped)
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop was."""

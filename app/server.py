@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 
-import structlog
 import uvicorn
 
+from app import logs
 from app.engine.process import Process
 from app.factory import create_app
 from app.http_edge import SECURITY
@@ -30,8 +29,9 @@ def run(
     `processes` are workers that were started already. `on_listening` is told the address once
     connections are taken. Raises `Invalid` when the address cannot be bound.
     """
-    configure_logs()
+    log = logs.configure()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stderr(log))
         data = stack.enter_context(settings.open_data())
         listeners = [stack.enter_context(_listen(settings.host, settings.port, "port"))]
         if settings.admin_port is not None:
@@ -40,6 +40,7 @@ def run(
             settings = settings.model_copy(update={"admin_port": inner.getsockname()[1]})
         app = create_app(settings, data, processes)
         services: Services = app.state.services
+        services.metrics.count_dropped_logs(lambda: log.dropped)
         if not data.keys.all() and settings.require_keys:
             key = services.keys.create(
                 "first admin",
@@ -87,21 +88,6 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         loop.call_later(self._services.settings.drain_s, self._services.engine.close)
         await super().shutdown(sockets)
-
-
-def configure_logs() -> None:
-    """One JSON object a line on standard error, uvicorn's own messages included."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
 
 
 def _listen(host: str, port: int, option: str) -> socket.socket:

@@ -15,12 +15,20 @@ from pathlib import Path
 
 from benchmarks.tables import RESULTS, ROOT
 
-TESTS = ("test_workers.py", "test_supervision.py", "test_overload.py", "test_crash.py")
+TESTS = (
+    "test_workers.py",
+    "test_supervision.py",
+    "test_overload.py",
+    "test_crash.py",
+    "test_database.py",
+)
 LONG = {
     "GEARSHIFT_TEST_KILLS": "500",
     "GEARSHIFT_TEST_CRASHES": "500",
     "GEARSHIFT_TEST_CUTS": "1000",
+    "GEARSHIFT_TEST_FLIPS": "5000",
     "GEARSHIFT_TEST_LEAKS": "2000",
+    "GEARSHIFT_TEST_LOCK_S": "30",
     "GEARSHIFT_TEST_LOAD_S": "60",
 }
 

@@ -109,11 +109,12 @@ class Audit:
             with self._database.read() as db:
                 rows = db.execute(
                     select(table).where(table.c.id > id).order_by(table.c.id).limit(PAGE)
-                ).all()
-            if not rows:
+                )
+                entries = [_entry(row) for row in rows]
+            if not entries:
                 return
-            yield from (_entry(row) for row in rows)
-            id = rows[-1].id
+            yield from entries
+            id = entries[-1].id
 
 
 def _entry(row: Row[Any]) -> AuditEntry:

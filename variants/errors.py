@@ -8,6 +8,7 @@ GearshiftError
 ├── TrialFailed            the throw-away process crashed, hung or ran out of memory
 │   └── TrialCrashed       it ended by itself, without an answer
 ├── StorageFull            the disk does not take what was sent
+├── StorageBroken          the disk does not keep what is written
 └── RegistryUnavailable    the database does not answer; it may again
     ├── RegistryReadOnly   it takes no changes
     └── RegistryDamaged    what it holds makes no sense
@@ -61,6 +62,10 @@ class TrialCrashed(TrialFailed):
 
 class StorageFull(GearshiftError):
     """The disk does not take what was sent."""
+
+
+class StorageBroken(GearshiftError):
+    """The disk is read-only, or fails to keep what is written."""
 
 
 class RegistryUnavailable(GearshiftError):

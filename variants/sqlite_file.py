@@ -101,8 +101,6 @@ class SqliteFile:
         self._mode = "rwc" if fresh else "rw"
         event.listen(self.engine, "connect", self._on_connect)
         event.listen(self.engine, "checkout", self._on_checkout)
-        with self.engine.connect():
-            self._mode = "rw"
         self.claims = FileClaims(path.parent / "claims")
 
     @property
@@ -152,6 +150,8 @@ class SqliteFile:
         if name.startswith("SQLITE_READONLY"):
             self._refused = "the registry's file is read-only"
             return RegistryReadOnly(self._refused)
+        if "no such table" in str(error.orig):
+            return RegistryDamaged(DAMAGED)  # emptied, or replaced by something else
         if not name and isinstance(error.orig, sqlite3.OperationalError):
             return RegistryDamaged(DAMAGED)  # the driver's own: a text that is not UTF-8
         for start, kind, message in MEANINGS:
@@ -196,6 +196,7 @@ class SqliteFile:
                 )
             cursor.execute("PRAGMA synchronous=EXTRA")
             cursor.execute("PRAGMA foreign_keys=ON")
+        self._mode = "rw"  # from now on it is never made anew
         record.info["file"] = _identity(self.path)
 
     def _on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:

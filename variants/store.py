@@ -19,7 +19,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from variants import manifest as manifests
-from variants.errors import Invalid, NotFound, StorageFull
+from variants.errors import Invalid, NotFound, StorageBroken, StorageFull
 from variants.manifest import Artifact, Manifest
 
 
@@ -141,7 +141,8 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield file, path
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or the disk takes nothing: the next start sweeps it
+                path.unlink()
 
     def _manifest_path(self, manifest_id: str) -> Path:
         return self.root / "manifests" / f"{manifest_id}.json"
@@ -156,7 +157,11 @@ def _publish(file: BinaryIO, path: Path, target: Path) -> None:
             target.parent.mkdir(exist_ok=True)
             _sync_folder(target.parent.parent)
         path.replace(target)
-        _sync_folder(target.parent)
+        try:
+            _sync_folder(target.parent)
+        except OSError:
+            target.unlink()  # nobody may find what a power cut could take away
+            raise
 
 
 def _sync_folder(path: Path) -> None:
@@ -169,10 +174,14 @@ def _sync_folder(path: Path) -> None:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn "disk full" and "quota exceeded" into `StorageFull`; other errors pass."""
+    """Turn a full disk into `StorageFull` and one that keeps nothing into `StorageBroken`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull("the artifact store's disk is full") from error
+        if error.errno in (errno.EROFS, errno.EIO):
+            raise StorageBroken(
+                "the artifact store's disk keeps nothing that is written"
+            ) from error
         raise
