@@ -12,6 +12,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import structlog
 
 from app.catalog import Rollout, ServedModel
@@ -22,9 +23,10 @@ from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from app.metrics import Metrics
 from app.shadow import Shadow
 from app.switches import Switches
-from router.rollout import Finding, Seen, Verdict, in_share, judge, told
+from router.rollout import Judged, Seen, Verdict, in_share, judge, told
 from router.sequential import Count
 from variants.errors import Conflict, GearshiftError, NotFound
+from variants.profile import Quantiles
 from variants.runtimes import Tensors
 
 log = structlog.get_logger()
@@ -55,6 +57,7 @@ class Trial:
         self.rollout = rollout
         self.reference = model.record.reference
         self.shadow = Shadow(engine, model, rollout)
+        self.times_s = self.shadow.times_s
         self.again_s = 0.0
         self._failed = {True: Count(), False: Count()}
         self._slow = {True: Count(), False: Count()}
@@ -72,6 +75,8 @@ class Trial:
                 limit_s = prior.service_s(answer.batch_rows, 95)
                 slow = answer.run_s > self.rollout.plan.criteria.slow_factor * limit_s
                 self._slow[mine] = self._slow[mine].plus(slow)
+            if mine:
+                self.times_s.append(answer.run_s)
         if self.rollout.state == "canary":
             if mine:
                 self.shadow.offer(inputs, answer)
@@ -99,7 +104,15 @@ class Trial:
             agreed=self.shadow.agreed,
         )
 
-    def judge(self) -> tuple[Verdict, tuple[Finding, ...]]:
+    @property
+    def latency_s(self) -> Quantiles | None:
+        """Of its last runs: on copies as a shadow, for callers as a canary."""
+        if len(self.times_s) < 2:
+            return None
+        p50, p95, p99 = (float(q) for q in np.quantile(self.times_s, (0.50, 0.95, 0.99)))
+        return Quantiles(p50=p50, p95=p95, p99=p99)
+
+    def judge(self) -> tuple[Verdict, tuple[Judged, ...]]:
         """The verdict now."""
         return judge(self.rollout.plan.criteria, self.seen)
 
@@ -251,5 +264,5 @@ def _count(trial: Trial, inputs: Tensors, canary: bool, future: "asyncio.Future[
         trial.failed(error, mine=canary)
 
 
-def _plain(findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
+def _plain(findings: tuple[Judged, ...]) -> list[dict[str, Any]]:
     return [asdict(finding) for finding in findings]

@@ -12,14 +12,14 @@ from app.errors import milliseconds, verdict_json
 from app.findings import Finding
 from app.tenant import today
 from router.decision import Decision
-from router.rollout import Criteria, Plan, Share
+from router.rollout import Criteria, Judged, Plan, Share
 from variants.audit import AuditEntry
 from variants.cost import Prices
 from variants.evidence import Cascade, Evaluation, LayerSensitivity
 from variants.key_table import KeyRecord
 from variants.lifecycle import State
 from variants.manifest import Digest, Manifest, Step
-from variants.profile import Accuracy
+from variants.profile import Accuracy, Quantiles
 from variants.registry import VariantRecord
 from variants.spec import ModelSpec, Name
 from variants.terms import Terms, allowed, names
@@ -64,6 +64,19 @@ class VariantOut(BaseModel):
     created_at: datetime
 
 
+class RolloutOut(BaseModel):
+    """How a shadow or canary is doing on this gateway, which counts its own traffic."""
+
+    plan: Plan
+    verdict: str = Field(description="promote, demote, or wait: it is not sure yet")
+    findings: list[Judged]
+    requests: int = Field(description="requests to it, or copies that it ran")
+    failed: int
+    compared: int = Field(description="rows compared with the reference")
+    agreed: int
+    latency_ms: LatencyOut | None = Field(description="of its last runs")
+
+
 class VariantDetail(VariantOut):
     """A variant with its history and lineage."""
 
@@ -72,6 +85,7 @@ class VariantDetail(VariantOut):
     evaluation: Evaluation | None = Field(None, description="what the build's test rows say")
     sensitivity: list[LayerSensitivity] = []
     cascades: list[Cascade] = Field([], description="ask this variant first, then a better one")
+    rollout: RolloutOut | None = Field(None, description="while it is a shadow or canary")
     history: list[AuditEntry] = []
 
 
@@ -452,10 +466,7 @@ def variant_fields(
         "technique": manifest.technique,
         "runtime": manifest.runtime,
         "accuracy": manifest.accuracy,
-        "latency_ms": {
-            batch: LatencyOut(p50=q.p50 * 1000, p95=q.p95 * 1000, p99=q.p99 * 1000)
-            for batch, q in profile.latency_s.items()
-        },
+        "latency_ms": {batch: latency_out(q) for batch, q in profile.latency_s.items()},
         "throughput_per_s": profile.throughput_per_s,
         "cost_usd_per_million": cost_usd_per_million(manifest, prices),
         "size_bytes": manifest.artifact.size_bytes,
@@ -463,6 +474,11 @@ def variant_fields(
         "load_s": profile.load_s,
         "measured_here": profile.host == host,
     }
+
+
+def latency_out(quantiles: Quantiles) -> LatencyOut:
+    """Service times in milliseconds."""
+    return LatencyOut(p50=quantiles.p50 * 1000, p95=quantiles.p95 * 1000, p99=quantiles.p99 * 1000)
 
 
 def key_out(key: KeyRecord) -> KeyOut:

@@ -121,7 +121,7 @@ class Shadow:
             result = await worker.run(served.key, inputs)
         finally:
             watchdog.cancel()
-        if served.key == self._rollout.served.key:
+        if served.key == self._rollout.served.key:  # then it is a shadow
             self.times_s.append(result.run_s)
         return result.outputs
 

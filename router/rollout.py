@@ -93,7 +93,7 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Judged:
     """One criterion: its interval, what it is held against, and whether that is settled."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -126,7 +126,7 @@ def _fraction(seed: str, id: str) -> float:
     return int.from_bytes(digest) / 2**48
 
 
-def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Finding, ...]]:
+def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Judged, ...]]:
     """The verdict now and each criterion's part in it.
 
     `demote` once one criterion is surely broken, `promote` once all are surely kept.
@@ -147,7 +147,7 @@ def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Finding, ...]]
     return "wait" if "open" in standings else "promote", tuple(findings)
 
 
-def told(finding: Finding) -> str:
+def told(finding: Judged) -> str:
     """A criterion in words, for a history."""
     found, limit = finding.found, finding.limit
     interval = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
@@ -160,19 +160,19 @@ def told(finding: Finding) -> str:
             return f"agreement with the reference {interval}, at least {limit:g}"
 
 
-def _at_most(criterion: Literal["errors", "latency"], found: Interval, limit: float) -> Finding:
+def _at_most(criterion: Literal["errors", "latency"], found: Interval, limit: float) -> Judged:
     standing: Literal["kept", "broken", "open"] = "open"
     if found.low > limit:
         standing = "broken"
     elif found.high <= limit:
         standing = "kept"
-    return Finding(criterion=criterion, found=found, limit=limit, standing=standing)
+    return Judged(criterion=criterion, found=found, limit=limit, standing=standing)
 
 
-def _at_least(criterion: Literal["agreement"], found: Interval, limit: float) -> Finding:
+def _at_least(criterion: Literal["agreement"], found: Interval, limit: float) -> Judged:
     standing: Literal["kept", "broken", "open"] = "open"
     if found.high < limit:
         standing = "broken"
     elif found.low >= limit:
         standing = "kept"
-    return Finding(criterion=criterion, found=found, limit=limit, standing=standing)
+    return Judged(criterion=criterion, found=found, limit=limit, standing=standing)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tests import models, world
 from variants.cost import Prices
 from variants.data_folder import DataFolder, open_data_folder
+from variants.lifecycle import State
 from variants.manifest import Artifact, Manifest, manifest_id
 from variants.profile import BATCHES, Accuracy, Profile, Quantiles
 
@@ -70,10 +71,13 @@ def publish_fake(
     service_s: float = 0.001,
     model: str = MODEL,
     memory_bytes: int = 1 << 20,
+    promised_s: float | None = None,
+    state: State = "active",
     **plan: Any,
 ) -> Manifest:
-    """Activate a variant of the fake runtime with made-up measurements, past all trials."""
+    """A variant of the fake runtime with made-up measurements, past all trials."""
     content = {"outputs": {"logits": [models.CLASSES]}, "service_s": service_s, **plan}
+    service_s = service_s if promised_s is None else promised_s
     digest = data.store.put_bytes(json.dumps({**content, "name": name}).encode())
     artifact = Artifact(digest=digest, size_bytes=data.store.blob_size(digest), format="onnx")
     quantiles = Quantiles(p50=service_s, p95=service_s * 1.1, p99=service_s * 1.2)
@@ -111,8 +115,8 @@ def publish_fake(
     data.registry.add_variant(
         model=model, name=name, artifact_digest=digest, actor="test", reason="test"
     )
-    for state in ("verified", "profiled", "active"):
-        data.registry.move(model, name, state, actor="test", reason="test", manifest_id=manifest.id)
+    for step in ("verified", "profiled", state):
+        data.registry.move(model, name, step, actor="test", reason="test", manifest_id=manifest.id)
     return manifest
 
 

@@ -18,10 +18,12 @@ from app.schemas import (
     ModelOut,
     PlanIn,
     ReferenceIn,
+    RolloutOut,
     VariantDetail,
     VariantIn,
     VariantList,
     VariantOut,
+    latency_out,
     model_out,
     variant_fields,
 )
@@ -228,7 +230,26 @@ def _detail(parts: Services, model: str, variant: str) -> VariantDetail:
         evaluation=manifest.evaluation if manifest is not None else None,
         sensitivity=list(manifest.sensitivity) if manifest is not None else [],
         cascades=list(manifest.cascades) if manifest is not None else [],
+        rollout=_rollout(parts, model, variant),
         history=list(parts.data.audit.of(model, variant)),
+    )
+
+
+def _rollout(parts: Services, model: str, variant: str) -> RolloutOut | None:
+    trial = parts.rollouts.trial(model)
+    if trial is None or trial.rollout.name != variant:
+        return None
+    verdict, findings = trial.judge()
+    seen, latency_s = trial.seen, trial.latency_s
+    return RolloutOut(
+        plan=trial.rollout.plan,
+        verdict=verdict,
+        findings=list(findings),
+        requests=seen.failed.n,
+        failed=seen.failed.hits,
+        compared=seen.agreed.n,
+        agreed=seen.agreed.hits,
+        latency_ms=None if latency_s is None else latency_out(latency_s),
     )
 
 
