@@ -53,6 +53,21 @@ class InFlight(Exception):
     """The first request with this `Idempotency-Key` has not been answered yet."""
 
 
+class UploadQuota(Exception):
+    """As many uploads at once as are allowed are on their way."""
+
+
+class OffsetMismatch(Exception):
+    """An upload would go on elsewhere than where it ended; `offset_bytes` says where that is."""
+
+    def __init__(self, provided_bytes: int, offset_bytes: int) -> None:
+        super().__init__(
+            f"the upload has {offset_bytes} bytes so far, Upload-Offset is {provided_bytes}"
+        )
+        self.provided_bytes = provided_bytes
+        self.offset_bytes = offset_bytes
+
+
 class TooLarge(Exception):
     """The body is larger than the gateway takes."""
 
@@ -155,6 +170,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (BodyTimeout, 408, "body-timeout", "The body did not arrive in time"),
     (VariantDisabled, 409, "variant-disabled", "The variant is not active"),
     (Conflict, 409, "conflict", "The present state does not allow this"),
+    (OffsetMismatch, 409, "mismatching-upload-offset", "The upload goes on at another byte"),
     (InFlight, 409, "in-flight", "The same request is being worked on"),
     (PreconditionFailed, 412, "precondition-failed", "It has been changed meanwhile"),
     (TooLarge, 413, "too-large", "The body is too large"),
@@ -185,6 +201,7 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
         "deadline-passed",
         "The deadline passed in the queue; the work was dropped",
     ),
+    (UploadQuota, 429, "too-many-uploads", "Too many uploads at once"),
     (StorageFull, 507, "storage-full", "No room for what was sent"),
 )
 """Error, status, code, title. The first row whose type matches holds; anything else is a 500."""
@@ -230,25 +247,32 @@ def problem_for(error: BaseException) -> Problem:
 
 
 def _headers(error: BaseException, status: int) -> dict[str, str]:
+    seconds = 1.0
     match error:
+        case OffsetMismatch():
+            return {"Upload-Offset": str(error.offset_bytes), "Upload-Complete": "?0"}
         case Unauthenticated():
             return {"WWW-Authenticate": 'Bearer realm="gearshift"'}
         case Infeasible():
             return {"x-should-retry": "false"}
-        case NoHealthyVariant() | TokenizerLost():
-            return {"Retry-After": "60"}
+        case NoHealthyVariant() | TokenizerLost() | StorageFull():
+            seconds = 60.0
         case QueueFull() | Shed() | OverQuota():
-            return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+            seconds = error.retry_after_s
         case Overloaded():
             seconds = error.decision.retry_after_s or 1.0
-            return {"Retry-After": str(max(1, math.ceil(seconds)))}
-    return {"Retry-After": "1"} if status in (502, 503) or isinstance(error, InFlight) else {}
+        case _ if status not in (429, 502, 503) and not isinstance(error, InFlight):
+            return {}
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def _members(error: BaseException) -> dict[str, Any]:
     members: dict[str, Any] = {}
     if isinstance(error, Invalid) and error.field is not None:
         members["field"] = error.field[:MAX_FIELD]
+    if isinstance(error, OffsetMismatch):
+        members["expected-offset"] = error.offset_bytes
+        members["provided-offset"] = error.provided_bytes
     if isinstance(error, ArtifactRejected):
         members["reason"] = error.code
     if isinstance(error, Refused):

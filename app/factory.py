@@ -31,6 +31,7 @@ from app.inference import Inference
 from app.keys import open_keys
 from app.ledger import Ledger
 from app.metrics import Metrics
+from app.receiving import Receiving
 from app.recovery import Recovery
 from app.registration import Registration
 from app.rollouts import Rollouts
@@ -50,6 +51,7 @@ from variants.replies import Replies
 log = structlog.get_logger()
 
 LAG_INTERVAL_S = 0.5
+DISK_INTERVAL_S = 5.0
 
 
 def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process] = ()) -> FastAPI:
@@ -117,6 +119,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         processes=tuple(processes),
         host=host_fingerprint(),
         replies=Replies(data.database),
+        receiving=Receiving(data.store, settings),
     )
     inference = Inference(gateway=gateway, keys=services.keys, settings=settings)
     app = FastAPI(
@@ -179,6 +182,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(services.changes.follow()),
         asyncio.create_task(services.ledger.run()),
         asyncio.create_task(_watch_lag(services.metrics)),
+        asyncio.create_task(_watch_disk(services)),
     ]
     gc.collect()
     gc.freeze()
@@ -190,6 +194,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await services.switches.stop()
     await services.engine.stop()
     await services.ledger.book(last=True)
+    services.receiving.close()
 
 
 def _policy(name: str) -> policies.Policy:
@@ -204,6 +209,20 @@ async def _watch_lag(metrics: Metrics) -> None:
         start = time.monotonic()
         await asyncio.sleep(LAG_INTERVAL_S)
         metrics.loop_lag(time.monotonic() - start - LAG_INTERVAL_S)
+
+
+async def _watch_disk(services: Services) -> None:
+    """Tell how much room there is, before uploads are refused, and forget what was given up."""
+    receiving = services.receiving
+    while True:
+        try:
+            await receiving.on_thread(receiving.uploads.sweep)
+            free = await receiving.on_thread(services.data.store.free_bytes)
+        except OSError as error:
+            log.warning("disk_not_read", error=error.strerror)
+        else:
+            services.metrics.disk(free, low=free < services.settings.min_free_bytes)
+        await asyncio.sleep(DISK_INTERVAL_S)
 
 
 def _install_errors(app: FastAPI) -> None:

@@ -161,12 +161,18 @@ def header_values(scope: Scope, name: bytes) -> list[str]:
 
 
 async def body_chunks(
-    scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float
+    scope: Scope,
+    receive: Receive,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    pause_s: float | None = None,
 ) -> AsyncIterator[bytes]:
     """The body as it arrives.
 
     Raises `WrongContentType` for a compressed body, `TooLarge` beyond `max_bytes` (at once where
-    the length is declared), `BodyTimeout` after `timeout_s`, `ClientDisconnect` if the caller goes.
+    the length is declared), `BodyTimeout` after `timeout_s` or a pause of `pause_s`, and
+    `ClientDisconnect` if the caller goes.
     """
     if any(v.lower() != "identity" for v in header_values(scope, b"content-encoding")):
         raise WrongContentType("send the body without Content-Encoding")
@@ -174,13 +180,17 @@ async def body_chunks(
     if declared and int(declared[0]) > max_bytes:
         raise TooLarge(f"the body has {declared[0]} bytes; at most {max_bytes} are taken")
     size = 0
-    end_s = asyncio.get_running_loop().time() + timeout_s
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + timeout_s
     more = True
     while more:
+        until_s = end_s if pause_s is None else min(end_s, loop.time() + pause_s)
         try:
-            async with asyncio.timeout_at(end_s):
+            async with asyncio.timeout_at(until_s):
                 message = await receive()
         except TimeoutError:
+            if until_s < end_s:
+                raise BodyTimeout(f"nothing of the body came for {pause_s:g} s") from None
             raise BodyTimeout(f"the body did not end within {timeout_s:g} s") from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

@@ -147,6 +147,8 @@ class Metrics:
         )
         self._uploads = counter("uploads", "Artifacts uploaded.", "format", "outcome")
         self._upload_bytes = counter("upload_bytes", "Bytes uploaded.", "format", "outcome")
+        self._disk_free = gauge("disk_free_bytes", "What the store's disk still takes.")
+        self._disk_low = gauge("disk_low", "1 while uploads are refused for want of room.")
         self._auth_failures = counter(
             "auth_failures", "Requests without a valid key or scope.", "reason"
         )
@@ -358,6 +360,11 @@ class Metrics:
         """One uploaded blob."""
         self._uploads.labels("onnx", outcome).inc()
         self._upload_bytes.labels("onnx", outcome).inc(size_bytes)
+
+    def disk(self, free_bytes: int, *, low: bool) -> None:
+        """What is free where the store lies."""
+        self._disk_free.set(free_bytes)
+        self._disk_low.set(low)
 
     def auth_failed(self, reason: str) -> None:
         """One request without a valid key (`key`) or without the scope (`scope`)."""

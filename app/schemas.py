@@ -192,10 +192,11 @@ class ReferenceIn(Strict):
 
 
 class BlobOut(BaseModel):
-    """A stored blob."""
+    """A stored blob, or what has arrived of one that is not whole yet."""
 
     digest: str
     size_bytes: int
+    complete: bool
 
 
 _Limit = Annotated[float | None, Field(ge=0)]

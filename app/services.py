@@ -15,6 +15,7 @@ from app.gateway import Gateway
 from app.keys import Keys
 from app.ledger import Ledger
 from app.metrics import Metrics
+from app.receiving import Receiving
 from app.registration import Registration
 from app.rollouts import Rollouts
 from app.settings import Settings
@@ -43,6 +44,7 @@ class Services:
     processes: tuple[Process, ...]
     host: str
     replies: Replies
+    receiving: Receiving
 
 
 def services(request: Request) -> Services:

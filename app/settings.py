@@ -120,6 +120,18 @@ class Settings(BaseModel):
     ] = 256 << 20
     max_body_bytes: Annotated[int, Field(ge=1, description="largest inference body")] = 32 << 20
     max_blob_bytes: Annotated[int, Field(ge=1, description="largest uploaded artifact")] = 2 << 30
+    uploads: Annotated[int, Field(ge=1, description="uploads at once, of all keys")] = 16
+    uploads_per_key: Annotated[int, Field(ge=1, description="uploads at once of one key")] = 8
+    unfinished_bytes: Annotated[
+        int, Field(ge=1, description="bytes of uploads that are not whole yet, of all keys")
+    ] = 16 << 30
+    unfinished_bytes_per_key: Annotated[
+        int, Field(ge=1, description="bytes of uploads that are not whole yet, of one key")
+    ] = 8 << 30
+    min_free_bytes: Annotated[
+        int,
+        Field(ge=0, description="free disk below which uploads are refused and the gauge rises"),
+    ] = 512 << 20
     max_latency_s: Annotated[
         float, Field(gt=0, description="longest deadline; larger ones are clamped, none means this")
     ] = 60.0

@@ -12,8 +12,10 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -84,6 +86,14 @@ class Store:
         with self._aside() as (file, path):
             yield Incoming(self.blob_path, file, path)
 
+    def adopt(self, file: BinaryIO | FileIO, path: Path, digest: str) -> None:
+        """Publish a file of this file system whose bytes are known to have the digest."""
+        _publish(file, path, self.blob_path(digest))
+
+    def free_bytes(self) -> int:
+        """What the disk still takes."""
+        return shutil.disk_usage(self.root).free
+
     def put_file(self, path: Path) -> Artifact:
         """Publish a copy of an ONNX file."""
         with self.incoming() as blob, path.open("rb") as source:
@@ -148,7 +158,7 @@ class Store:
         return self.root / "manifests" / f"{manifest_id}.json"
 
 
-def _publish(file: BinaryIO, path: Path, target: Path) -> None:
+def _publish(file: BinaryIO | FileIO, path: Path, target: Path) -> None:
     """Put the finished file where readers look for it, so that a power cut cannot undo it."""
     with storage_errors():
         file.flush()

@@ -33,7 +33,8 @@ class GuardedRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             parts = services(request)
-            need = ROUTES[request.method, self.path]
+            method = "GET" if request.method == "HEAD" else request.method
+            need = ROUTES[method, self.path]
             if need in INNER and parts.settings.admin_port not in (
                 None,
                 request.scope["server"][1],
