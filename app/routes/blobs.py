@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
 
-from app.errors import OffsetMismatch
+from app.errors import OffsetMismatch, TooLarge
 from app.http_edge import body_chunks, header_values
 from app.routes.guarded import GuardedRoute
 from app.schemas import BlobOut
@@ -125,16 +125,21 @@ async def _receive(
     with receiving.admitted(who.id) as place, arriving(who.id, digest) as partial:
         if offset is not None and offset != partial.size_bytes:
             raise OffsetMismatch(offset, partial.size_bytes)
+        room = settings.max_blob_bytes - partial.size_bytes
+        declared = (
+            int(found[0]) if (found := header_values(request.scope, b"content-length")) else None
+        )
+        if declared is not None and declared > room:
+            raise TooLarge(f"an artifact may have {settings.max_blob_bytes} bytes")
         chunks = body_chunks(
             request.scope,
             request.receive,
-            max_bytes=settings.max_blob_bytes - partial.size_bytes,
+            max_bytes=room,
             timeout_s=UPLOAD_TIMEOUT_S,
             pause_s=settings.body_timeout_s,
         )
-        declared = header_values(request.scope, b"content-length")
         try:
-            await place.take(partial, chunks, int(declared[0]) if declared else None)
+            await place.take(partial, chunks, declared)
             if complete:
                 await receiving.on_thread(partial.finish)
         except BaseException as error:
