@@ -276,7 +276,7 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     operation["security"] = [] if need == "public" else [{"key": []}]
     operation["description"] = f"{operation.get('description', '')}\n\nScope: {need}."
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] in ("path", "query"):
+        if "example" not in parameter:
             name = "decision" if path.startswith("/v1/decisions") else parameter["name"]
             parameter["example"] = openapi_examples.PARAMETERS[name]
     answers = operation["responses"]

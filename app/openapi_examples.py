@@ -12,6 +12,8 @@ PARAMETERS: dict[str, Any] = {
     "model": "fashion",
     "variant": "int8",
     "digest": DIGEST,
+    "Upload-Offset": 0,
+    "Upload-Complete": "?1",
     "id": "a1b2c3d4",
     "decision": DECISION_ID,
     "after": 0,
@@ -124,7 +126,7 @@ _DECISION = {
         },
     ],
 }
-_BLOB = {"digest": DIGEST, "size_bytes": 301456}
+_BLOB = {"digest": DIGEST, "size_bytes": 301456, "complete": True}
 
 _USAGE = {
     "key": "a1b2c3d4",
@@ -204,6 +206,10 @@ ANSWERS: dict[tuple[str, str, str], Any] = {
             {"gate": "signature", "outcome": "not_reached", "detail": "", "evidence": {}},
         ],
     },
+    ("GET", "/v1/blobs/{digest}", "200"): _BLOB,
+    ("PATCH", "/v1/blobs/{digest}", "200"): _BLOB,
+    ("PATCH", "/v1/blobs/{digest}", "201"): _BLOB,
+    ("PATCH", "/v1/blobs/{digest}", "202"): {**_BLOB, "complete": False},
     ("PUT", "/v1/blobs/{digest}", "200"): _BLOB,
     ("PUT", "/v1/blobs/{digest}", "201"): _BLOB,
     ("POST", "/v1/route", "200"): _DECISION,

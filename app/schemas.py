@@ -259,7 +259,9 @@ class RotateIn(Strict):
         extra="forbid", json_schema_extra={"examples": [{"overlap_s": 86400}]}
     )
 
-    overlap_s: float = Field(86400, ge=0, description="how long the old secret stays valid")
+    overlap_s: float = Field(
+        86400, ge=0, strict=True, description="how long the old secret stays valid"
+    )
 
 
 class KeyOut(BaseModel):

@@ -76,7 +76,7 @@ async def put_blob(
         200: {"model": BlobOut, "description": "the blob was here already"},
         202: {"model": BlobOut, "description": "more is to follow"},
     },
-    openapi_extra=_body("application/partial-upload"),
+    openapi_extra=_body("application/octet-stream"),
 )
 async def patch_blob(
     digest: Sha256,
