@@ -19,6 +19,7 @@ Map
 - `direct.py`        `/infer` straight from the connection, without ASGI, for plain requests
 - `access.py`        which scope each route needs, keys and their check
 - `changes.py`       follows what others change in the database; `recovery.py` settles their remains
+- `sweeper.py`       sweeps what nothing refers to; `logs.py` logs without stopping anybody
 - `registration.py`  new variants: check, trial, profile, activate, deactivate
 - `metrics.py`       every Prometheus series, recorded in one place; `tallies.py` counts cheaply
 - `decisions.py`     the last decisions, for `GET /v1/decisions/{id}`

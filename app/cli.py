@@ -143,6 +143,53 @@ def variants_show(ctx: typer.Context, model: str, variant: str) -> None:
 
 
 @app.command()
+def gc(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove what nothing refers to any more from the store, once it is old enough."""
+    from variants import retention
+
+    obj: Context = ctx.obj
+    with obj.open_data() as data:
+        find = retention.unneeded if dry_run else retention.sweep
+        files = tuple(find(data, grace_s=obj.settings.keep_unused_s))
+    for file in files:
+        print(f"{file.kind} {file.name} {file.size_bytes}")
+    done = "would be removed" if dry_run else "removed"
+    total_bytes = sum(file.size_bytes for file in files)
+    print(f"{len(files)} files, {total_bytes} bytes {done}", file=sys.stderr)
+
+
+@app.command()
+def backup(
+    ctx: typer.Context, path: Annotated[Path, typer.Argument(help="A folder to be made.")]
+) -> None:
+    """Copy registry and store while everything goes on. The pepper is not part of it."""
+    from variants.backup import back_up
+    from variants.data_folder import FILE
+
+    with ctx.obj.open_data() as data:
+        count = back_up(data, path)
+    print(f"{count} files in {path}; keep the pepper elsewhere: no key is valid without it")
+    if not (path / FILE).exists():
+        print("the rows are in PostgreSQL: run pg_dump before each of these backups")
+
+
+@app.command()
+def restore(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(help="What 'gearshift backup' wrote.")],
+    force: Annotated[bool, typer.Option(help="Replace the registry that is there.")] = False,
+) -> None:
+    """Check a backup and bring it back."""
+    from variants.backup import restore as bring_back
+
+    count = bring_back(path, ctx.obj.data_dir, force=force)
+    print(f"{count} files restored; the pepper must be that of the time of the backup")
+
+
+@app.command()
 def audit(
     ctx: typer.Context,
     after: Annotated[int, typer.Option(help="Only lines with a larger id.")] = 0,

@@ -40,6 +40,7 @@ from app.routes.guarded import GuardedRoute
 from app.routes.infer import InferEndpoint
 from app.services import Services
 from app.settings import Settings
+from app.sweeper import sweep_often
 from app.switches import Switches
 from router import policies
 from variants.data_folder import DataFolder
@@ -180,6 +181,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await services.ledger.book()
     tasks = [
         asyncio.create_task(services.changes.follow()),
+        asyncio.create_task(sweep_often(services.data, grace_s=services.settings.keep_unused_s)),
         asyncio.create_task(services.ledger.run()),
         asyncio.create_task(_watch_lag(services.metrics)),
         asyncio.create_task(_watch_disk(services)),

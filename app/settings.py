@@ -57,6 +57,10 @@ class Settings(BaseModel):
     database_timeout_s: Annotated[
         float, Field(ge=0.1, description="longest wait for the database: connection, lock, answer")
     ] = 5.0
+    keep_unused_s: Annotated[
+        float,
+        Field(ge=0, description="age at which what nothing refers to is swept from the store"),
+    ] = 7 * 86400.0
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port; 0 takes a free one")] = 8080
     require_keys: Annotated[

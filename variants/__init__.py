@@ -12,6 +12,7 @@ Map
 - `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it
 - `sqlite_file.py` and `postgres.py` are its backends; `claims.py` who is at work on what
 - `registry.py`    models and variants in it; `key_table.py` keys; `audit.py` who changed what
+- `retention.py`   what nothing refers to any more; `backup.py` consistent copies, and back
 - `tokenizer.py`   texts to token numbers, the same in build and gateway
 - `agreement.py`   how alike two variants' answers to the same rows are
 - `evaluation.py`  labelled held-out data as one safetensors blob

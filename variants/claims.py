@@ -44,11 +44,11 @@ class FileClaims:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(exist_ok=True)
 
     def take(self, name: str) -> Release | None:
         """Hold a name until what is returned is called; None where somebody holds it."""
         path = self._folder / hashlib.sha256(name.encode()).hexdigest()
+        self._folder.mkdir(exist_ok=True)
         while True:
             file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:

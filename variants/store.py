@@ -15,14 +15,31 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 from uuid import uuid4
 
 from variants import manifest as manifests
 from variants.errors import Invalid, NotFound, StorageBroken, StorageFull
 from variants.manifest import Artifact, Manifest
+
+_PATTERNS: tuple[tuple[Literal["blob", "manifest"], str], ...] = (
+    ("blob", "blobs/[0-9a-f][0-9a-f]/*"),
+    ("manifest", "manifests/*.json"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A file of the store: a blob by its digest or a manifest by its id; `written_at` in seconds
+    since 1970."""
+
+    kind: Literal["blob", "manifest"]
+    name: str
+    size_bytes: int
+    written_at: float
 
 
 class Incoming:
@@ -68,6 +85,34 @@ class Store:
     def blob_path(self, digest: str) -> Path:
         """Where the blob with this digest lies, or would lie."""
         return self.root / "blobs" / digest[:2] / digest
+
+    def path_of(self, name: str) -> Path:
+        """Where a file with a name such as `blobs/ab/abcd…` or `manifests/<id>.json` lies."""
+        return self.root / name
+
+    def files(self) -> Iterator[Stored]:
+        """Every blob and manifest."""
+        for kind, pattern in _PATTERNS:
+            for path in self.root.glob(pattern):
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    yield Stored(
+                        kind=kind,
+                        name=path.name.removesuffix(".json"),
+                        size_bytes=found.st_size,
+                        written_at=found.st_mtime,
+                    )
+
+    def remove(self, file: Stored) -> None:
+        """Remove a blob or a manifest that nothing needs."""
+        is_blob = file.kind == "blob"
+        path = self.blob_path(file.name) if is_blob else self._manifest_path(file.name)
+        path.unlink(missing_ok=True)
+
+    def touch(self, digest: str) -> None:
+        """A blob that is wanted again counts as written now: it will not be swept as old."""
+        with suppress(OSError):
+            os.utime(self.blob_path(digest))
 
     def has_blob(self, digest: str) -> bool:
         """Whether the blob is here."""
@@ -165,16 +210,17 @@ def _publish(file: BinaryIO | FileIO, path: Path, target: Path) -> None:
         os.fsync(file.fileno())
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
-            _sync_folder(target.parent.parent)
+            sync_folder(target.parent.parent)
         path.replace(target)
         try:
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError:
             target.unlink()  # nobody may find what a power cut could take away
             raise
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on the disk."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

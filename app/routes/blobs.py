@@ -118,6 +118,7 @@ async def _receive(
     """Take the body in: all of the blob (`offset` None), or what follows the bytes so far."""
     store, receiving, settings = parts.data.store, parts.receiving, parts.settings
     if store.has_blob(digest):
+        store.touch(digest)
         response.status_code = 200
         return _told(response, digest, store.blob_size(digest), complete=True)
     uploads = receiving.uploads

@@ -1,0 +1,26 @@
+"""Sweeps the store now and then."""
+
+import asyncio
+
+import structlog
+
+from variants import retention
+from variants.data_folder import DataFolder
+
+log = structlog.get_logger()
+
+SWEEP_S = 3600.0
+"""Time between two sweeps."""
+
+
+async def sweep_often(data: DataFolder, *, grace_s: float) -> None:
+    """Sweep what nothing has referred to for the grace, for ever."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        try:
+            swept = await asyncio.to_thread(retention.sweep, data, grace_s=grace_s)
+        except Exception as error:  # the registry may be gone; the next time will do
+            log.warning("store_not_swept", error=str(error))
+        else:
+            for file in swept:
+                log.info("file_swept", kind=file.kind, name=file.name, size_bytes=file.size_bytes)
