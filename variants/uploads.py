@@ -83,7 +83,8 @@ class Uploads:
             with self._locked(path) as file:
                 yield Partial(self._store, file, path, digest)
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or the disk takes nothing: a start sweeps it
+                path.unlink()
 
     def offset(self, owner: str, digest: str) -> int | None:
         """The bytes that this owner's upload has; None where there is none."""

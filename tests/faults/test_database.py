@@ -50,7 +50,7 @@ class Disk:
         self._control.write_text(what)
 
     def files(self) -> set[Path]:
-        return {p for p in (self.root / "incoming").iterdir() if p.is_file()}
+        return {p for name in ("incoming", "uploads") for p in (self.root / name).iterdir()}
 
 
 @pytest.fixture(scope="module")
