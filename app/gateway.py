@@ -30,7 +30,7 @@ from variants.evidence import Cascade
 from variants.runtimes import Tensors
 
 HOLD = 2.0
-"""So many times what the dearest variant would cost is held back while a request runs."""
+"""So many times what a request should cost is held back while it runs."""
 
 LOAD_MARGIN = 2.0
 """A load is taken to last so many times what was measured: the workers are at work meanwhile."""
@@ -435,10 +435,12 @@ class Gateway:
 
 
 def _expected_usd(record: DecisionRecord) -> float:
-    """What the dearest of the eligible variants would cost; both of them for a cascade."""
+    """What the preferred variant costs by its profile; twice that where a second may be asked."""
     decision = record.decision
-    costs = [decision.verdict(name).cost_usd_per_million or 0.0 for name in decision.eligible]
-    return max(costs, default=0.0) * record.rows / 1e6 * (2 if record.constraints.cascade else 1)
+    if decision.preferred is None:
+        return 0.0
+    cost = decision.verdict(decision.preferred).cost_usd_per_million or 0.0
+    return cost * record.rows / 1e6 * (2 if record.constraints.cascade else 1)
 
 
 def _only_blocked(verdict: Verdict) -> bool:

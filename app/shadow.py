@@ -20,6 +20,7 @@ from app.engine.batch import Answer
 from app.engine.engine import Engine
 from app.engine.limits import Limits
 from app.engine.process import spawn
+from app.engine.watchdog import Watchdog
 from app.engine.worker import LoadFailed, LocalWorker, RunFailed, WorkerLost
 from router.sequential import Count
 from variants.agreement import likeness
@@ -116,7 +117,7 @@ class Shadow:
         self.agreed = Count(hits=self.agreed.hits + alike.agreed, n=self.agreed.n + alike.n)
 
     async def _run(self, worker: LocalWorker, served: ServedVariant, inputs: Tensors) -> Tensors:
-        watchdog = asyncio.get_running_loop().call_later(LIMIT_S, worker.kill, "hang")
+        watchdog = Watchdog(worker, LIMIT_S)
         try:
             result = await worker.run(served.key, inputs)
         finally:

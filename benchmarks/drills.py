@@ -21,6 +21,8 @@ TESTS = (
     "test_overload.py",
     "test_crash.py",
     "test_database.py",
+    "test_tenants.py",
+    "test_clock.py",
 )
 LONG = {
     "GEARSHIFT_TEST_KILLS": "500",
@@ -29,6 +31,8 @@ LONG = {
     "GEARSHIFT_TEST_FLIPS": "5000",
     "GEARSHIFT_TEST_LEAKS": "2000",
     "GEARSHIFT_TEST_LOCK_S": "30",
+    "GEARSHIFT_TEST_BAD_KEYS": "100000",
+    "GEARSHIFT_TEST_SPENDERS": "20",
     "GEARSHIFT_TEST_LOAD_S": "60",
 }
 

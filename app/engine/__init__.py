@@ -12,5 +12,6 @@
 - `residency.py`       what should be open on which worker, within a budget of memory
 - `frames.py`          what travels between them: a JSON header and raw tensor bytes
 - `leases.py`          how many admitted requests may still use a variant
+- `watchdog.py`        ends a worker that is silent for too long
 - `overhead.py`        what the gateway itself adds to a request
 """

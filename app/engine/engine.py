@@ -20,6 +20,7 @@ from app.engine.process import Process
 from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.residency import Offer, Residency
 from app.engine.slot import Slot
+from app.engine.watchdog import Watchdog
 from app.engine.worker import (
     LoadFailed,
     Loading,
@@ -601,7 +602,7 @@ class Engine:
 
     async def _run(self, slot: Slot, worker: LocalWorker, batch: Batch, limit_s: float) -> None:
         begun = time.monotonic()
-        watchdog = asyncio.get_running_loop().call_later(limit_s, worker.kill, "hang")
+        watchdog = Watchdog(worker, limit_s)
         try:
             result = await worker.run(batch.served.key, stack(batch.entries))
             self._handover.observe(max(0.0, time.monotonic() - begun - result.run_s))

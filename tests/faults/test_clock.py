@@ -1,0 +1,183 @@
+"""Clocks that jump, and a gateway that is stopped for a while (group C)."""
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import ladder as ladders
+from tests.calls import Caller, Reply, spread
+from tests.faults.gateways import BODY, infer, lost, pin, serving
+from tests.faults.table import drilled
+from tests.ladder import Ladder
+from variants.data_folder import open_data_folder
+
+STOPS = 2
+STOP_S = 1.7
+HANG_S = 1.0
+
+
+def preloaded() -> Path:
+    """Debian's library that lies about the time."""
+    for place in ("/usr/lib", ".venv/servers"):
+        for path in sorted(Path(place).glob("**/faketime/libfaketimeMT.so.1")):
+            return path.absolute()
+    pytest.skip("libfaketime is not installed")
+
+
+class WallClock:
+    """The wall clock of a gateway; its monotonic one is left as it is."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.set(0)
+        self.env = {
+            "LD_PRELOAD": str(preloaded()),
+            "FAKETIME_TIMESTAMP_FILE": str(file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, seconds: int) -> None:
+        """So many seconds before or after the true time."""
+        self._file.write_text(f"{seconds:+d}\n")
+
+    def wait(self, client: httpx.Client, seconds: int) -> None:
+        """Until the gateway has noticed."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            date = parsedate_to_datetime(client.get("/healthz").headers["date"])
+            if abs((date - datetime.now(UTC)).total_seconds() - seconds) < 5:
+                return
+            time.sleep(0.05)
+        raise AssertionError("the gateway's clock did not move")
+
+
+def statuses_of(replies: list[Reply]) -> Counter[int]:
+    return Counter(reply.status for reply in replies)
+
+
+@pytest.mark.slow
+def test_a_wall_clock_that_jumps_by_an_hour_moves_nothing_but_expiry(
+    ladder: Ladder, tmp_path: Path
+) -> None:
+    clock = WallClock(tmp_path / "clock")
+    limited: list[Reply] = []
+    paying: list[Reply] = []
+    jumps = (3600, -3600)
+    with serving(ladder, **clock.env) as gateway, gateway.client() as client:
+
+        def made(name: str, **rest: object) -> str:
+            body = {"name": name, "scopes": ["infer", "read"], **rest}
+            return str(client.post("/v1/keys", json=body).raise_for_status().json()["key"])
+
+        slow = made("slow", limits={"requests_per_s": 20, "max_latency_ms": 5000})
+        rich = made("rich", limits={"usd_per_day": 100})
+        ends = datetime.now(UTC) + timedelta(minutes=30)
+        ending = made("ending", expires_at=ends.isoformat())
+        done = False
+
+        async def load() -> None:
+            async def act_on(replies: list[Reply], caller: Caller) -> None:
+                while not done:
+                    replies.append(await caller.infer(BODY))
+                    await asyncio.sleep(0.005)
+
+            async with asyncio.TaskGroup() as group:
+                for key, replies in ((slow, limited), (rich, paying)):
+                    group.create_task(
+                        spread(
+                            gateway.port,
+                            key,
+                            concurrency=1,
+                            act=lambda caller, replies=replies: act_on(replies, caller),  # type: ignore[misc]
+                        )
+                    )
+                group.create_task(asyncio.to_thread(jump))
+
+        def jump() -> None:
+            nonlocal done
+            try:
+                with gateway.client(ending) as key:
+                    for seconds in jumps:
+                        clock.set(seconds)
+                        clock.wait(client, seconds)
+                        time.sleep(1.0)  # a key ends at most a second after its time
+                        expected = 401 if seconds > 1800 else 200
+                        assert key.get("/v1/models").status_code == expected, seconds
+            finally:
+                done = True
+
+        start = time.monotonic()
+        asyncio.run(load())
+        took_s = time.monotonic() - start
+        usage = httpx.get(
+            f"{gateway.url}/v1/usage",
+            headers={"authorization": f"Bearer {rich}"},
+            trust_env=False,
+        ).json()
+    passed = statuses_of(limited)
+    assert set(passed) == {200, 429}
+    assert 20 * (took_s - 1) * 0.8 <= passed[200] <= 20 * took_s + 21
+    assert statuses_of(paying) == {200: len(paying)}
+    assert sum(day["requests"] for day in usage["days"]) == len(paying)
+    drilled(
+        "C1",
+        "the wall clock jumps by ±1 h under load; a key's end follows it, nothing else",
+        {
+            "jumps": len(jumps),
+            "requests": len(limited) + len(paying),
+            "failed": 0,
+            "seconds": round(took_s, 1),
+        },
+    )
+
+
+@pytest.mark.slow
+def test_a_gateway_that_was_stopped_blames_no_worker(ladder: Ladder) -> None:
+    with open_data_folder(ladder.root) as data:
+        ladders.publish_fake(data, "napper", service_s=0.04)
+    replies: list[Reply] = []
+    with serving(ladder, GEARSHIFT_HANG_S=str(HANG_S)) as gateway, gateway.client() as client:
+        done = False
+
+        async def load() -> None:
+            async def act(caller: Caller) -> None:
+                while not done:
+                    replies.append(await caller.infer(BODY, {"Infer-Variants": '"napper"'}))
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(spread(gateway.port, gateway.key, concurrency=3, act=act))
+                group.create_task(asyncio.to_thread(stop))
+
+        def stop() -> None:
+            nonlocal done
+            try:
+                for _ in range(STOPS):
+                    time.sleep(0.2)
+                    os.kill(gateway.process.pid, signal.SIGSTOP)
+                    time.sleep(STOP_S)
+                    os.kill(gateway.process.pid, signal.SIGCONT)
+                time.sleep(0.2)
+            finally:
+                done = True
+
+        asyncio.run(load())
+        assert statuses_of(replies) == {200: len(replies)}
+        assert lost(client, "hang") == 0
+        limit = {"infer_max_latency_ms": "1000"}
+        after = [infer(client, **limit, **pin("fast")).status_code for _ in range(20)]
+        assert after == [200] * 20, "no estimate was spoilt by the time that nothing ran"
+    drilled(
+        "C4",
+        f"the gateway is stopped for {STOP_S} s (hang_s = {HANG_S:g}) and goes on",
+        {"stops": STOPS, "requests": len(replies), "failed": 0, "workers lost": 0},
+    )
