@@ -67,6 +67,11 @@ class Changes:
         self._recovered_s = time.monotonic()
         self._marks = self._data.registry.marks()
 
+    def look_anew(self) -> None:
+        """Read everything again, whether it has changed or not."""
+        self._version, self._marks = None, {}
+        self._told.set()
+
     async def follow(self) -> None:
         """Follow the changes for ever."""
         listener = asyncio.create_task(self._listen())

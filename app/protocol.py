@@ -31,6 +31,9 @@ LEARNT_HEADS = 8
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})\r\n", re.IGNORECASE)
 
+CLOSE = (b"connection", b"close")
+"""Among the headers of every answer while the server leaves."""
+
 _OFFER = (b"connection", b"upgrade", b"http2-settings")
 
 _BAD_REQUEST = Problem(
@@ -84,6 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refused = False
         self._default: list[tuple[bytes, bytes]] | None = None
         self._lines = b""
+        self._leaving = False
 
     # From the transport
 
@@ -315,7 +319,7 @@ class LimitedProtocol(HttpToolsProtocol):
             STATUS_LINE[status],
             self._default_lines(),
             lines,
-            b"" if exchange.keep_alive else b"connection: close\r\n",
+            b"" if exchange.keep_alive or self._leaving else b"connection: close\r\n",
             len(body),
             exchange.request_id.encode(),
         )
@@ -323,7 +327,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.write(head + body)
         else:
             self.transport.writelines([head, body])
-        if not exchange.keep_alive:
+        if self._leaving or not exchange.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
@@ -332,6 +336,7 @@ class LimitedProtocol(HttpToolsProtocol):
         default = self.server_state.default_headers
         if default is not self._default:
             self._default = default
+            self._leaving = CLOSE in default
             self._lines = b"".join([b"%b: %b\r\n" % header for header in default])
         return self._lines
 

@@ -2,23 +2,30 @@
 
 import asyncio
 import contextlib
+import functools
+import math
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 
+import structlog
 import uvicorn
 
 from app import logs
 from app.engine.process import Process
 from app.factory import create_app
 from app.http_edge import SECURITY
-from app.protocol import limited
+from app.protocol import CLOSE, limited
 from app.services import Services
 from app.settings import Settings
 from variants.errors import Invalid
 
+log = structlog.get_logger()
+
 BACKLOG = 2048
+ABANDON_S = 0.5
+"""Between giving up what waits and what runs: for what is nearly done."""
 
 
 def run(
@@ -29,9 +36,9 @@ def run(
     `processes` are workers that were started already. `on_listening` is told the address once
     connections are taken. Raises `Invalid` when the address cannot be bound.
     """
-    log = logs.configure()
+    lines = logs.configure()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stderr(log))
+        stack.enter_context(contextlib.redirect_stderr(lines))
         data = stack.enter_context(settings.open_data())
         listeners = [stack.enter_context(_listen(settings.host, settings.port, "port"))]
         if settings.admin_port is not None:
@@ -40,7 +47,7 @@ def run(
             settings = settings.model_copy(update={"admin_port": inner.getsockname()[1]})
         app = create_app(settings, data, processes)
         services: Services = app.state.services
-        services.metrics.count_dropped_logs(lambda: log.dropped)
+        services.metrics.count_dropped_logs(lambda: lines.dropped)
         if not data.keys.all() and settings.require_keys:
             key = services.keys.create(
                 "first admin",
@@ -61,12 +68,13 @@ def run(
             date_header=True,
             headers=list(SECURITY),
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=int(settings.drain_s) + 1,
+            timeout_graceful_shutdown=math.ceil(settings.drain_s + ABANDON_S) + 1,
             backlog=BACKLOG,
         )
         server = _Server(config, services)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, server.handle_exit)  # uvicorn's own comes later
+        signal.signal(signal.SIGHUP, server.handle_reload)
         on_listening(f"http://{host}:{port}")
         if settings.admin_port is not None:
             print(f"admin routes at http://{host}:{settings.admin_port}", file=sys.stderr)
@@ -74,20 +82,56 @@ def run(
 
 
 class _Server(uvicorn.Server):
-    """Is not ready from the signal on, serves what still arrives, and ends in time."""
+    """Is not ready from the signal on, serves what still arrives, and ends in time.
+
+    SIGTERM: `/readyz` says 503 and every answer ends its connection at once; after `drain_delay_s`
+    no connection is taken any more; `drain_s` later what is left is answered with 503 `draining`.
+    SIGINT, or a second SIGTERM, leaves out the delay. SIGHUP reads keys, peppers and models anew.
+    """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
         super().__init__(config)
         self._services = services
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaves = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Remember the loop: signals come in between."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: object) -> None:
+        """Begin to leave."""
+        delay_s = self._services.settings.drain_delay_s
+        waits = sig == signal.SIGTERM and delay_s > 0 and not self._leaves
+        self._leaves = True
         self._services.engine.drain()
-        super().handle_exit(sig, frame)  # type: ignore[arg-type]  # uvicorn narrows the frame
+        self.config.encoded_headers.append(CLOSE)
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        end = functools.partial(super().handle_exit, sig, frame)  # type: ignore[arg-type]
+        if waits and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, end)
+        else:
+            end()
+
+    def handle_reload(self, sig: int, frame: object) -> None:
+        """Read anew what may change while it runs."""
+        if self._loop is not None:
+            log.info("reloads", what="keys, peppers and models")
+            self._loop.call_soon_threadsafe(self._services.changes.look_anew)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._services.settings.drain_s, self._services.engine.close)
+        """Take no more connections, finish, and give up what is not done in time."""
+        loop, drain_s = asyncio.get_running_loop(), self._services.settings.drain_s
+        loop.call_later(drain_s, self._give_up, "waiting", self._services.engine.close)
+        loop.call_later(
+            drain_s + ABANDON_S, self._give_up, "running", self._services.engine.abandon
+        )
         await super().shutdown(sockets)
+
+    def _give_up(self, what: str, end: Callable[[], dict[str, int]]) -> None:
+        if left := end():
+            log.warning("drain_cut_short", what=what, requests=left)
 
 
 def _listen(host: str, port: int, option: str) -> socket.socket:

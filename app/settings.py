@@ -162,7 +162,17 @@ class Settings(BaseModel):
         Field(description="public key (PEM) that artifacts must be signed with; none: unsigned"),
     ] = None
     body_timeout_s: Annotated[float, Field(gt=0, description="time for a body to arrive")] = 30.0
-    drain_s: Annotated[float, Field(ge=0, description="time to finish work at shutdown")] = 20.0
+    drain_delay_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="time after SIGTERM in which connections are still taken, for whoever "
+            "sends them here to learn that it is not ready",
+        ),
+    ] = 0.0
+    drain_s: Annotated[
+        float, Field(ge=0, description="time to finish work at shutdown, after drain_delay_s")
+    ] = 20.0
     prices: PriceSettings = PriceSettings()
 
     def open_data(self) -> "AbstractContextManager[DataFolder]":

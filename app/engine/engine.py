@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -100,7 +100,7 @@ class Engine:
         self._loadings: dict[str, Loading] = {}
         self._leases = Leases()
         self._shares = Shares()
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches: dict[asyncio.Task[None], Batch] = {}
         self._breaks: dict[str, deque[float]] = {}
         self._quarantine: set[str] = set()
         self._changed = asyncio.Event()
@@ -155,11 +155,22 @@ class Engine:
         """Be no longer ready; what still arrives is served until `close`."""
         self._draining = True
 
-    def close(self) -> None:
-        """Refuse new work, and give up what waits and has not begun."""
+    def close(self) -> dict[str, int]:
+        """Refuse new work, and give up what waits and has not begun: so many, by model."""
         self._draining = self._closed = True
+        left = {name: len(state.entries) for name, state in self._models.items() if state.entries}
         for entry in self._entries():
             fail(entry, Draining())
+        return left
+
+    def abandon(self) -> dict[str, int]:
+        """Give up what has begun, too: so many, by model. The workers go on with it unheard."""
+        left: Counter[str] = Counter()
+        for batch in self._batches.values():
+            for entry in batch.entries:
+                left[batch.spec.name] += not entry.future.done()
+                fail(entry, Draining())
+        return dict(+left)
 
     async def stop(self) -> None:
         """End the workers. The server has let what was admitted finish before."""
@@ -597,8 +608,8 @@ class Engine:
         )
         limit_s = max(self._hang_s, HANG_FACTOR * expected_s)
         task = asyncio.create_task(self._run(slot, slot.worker, batch, limit_s))
-        self._batches.add(task)
-        task.add_done_callback(self._batches.discard)
+        self._batches[task] = batch
+        task.add_done_callback(self._batches.pop)
 
     async def _run(self, slot: Slot, worker: LocalWorker, batch: Batch, limit_s: float) -> None:
         begun = time.monotonic()

@@ -1,0 +1,105 @@
+"""How a gateway leaves: what it says, what it still takes, and what it must give up."""
+
+import asyncio
+import signal
+import time
+
+import httpx
+import pytest
+
+from tests import ladder as ladders
+from tests import world
+from tests.calls import Caller, Reply, spread
+from tests.ladder import MODEL, Ladder
+from tests.raw import Connection, request
+
+BODY = {"model": MODEL, "inputs": [1.0, 2.0, 3.0, 4.0]}
+DELAY_S = 1.0
+
+
+def test_from_the_signal_on_it_is_not_ready_and_takes_what_comes_for_a_while(
+    ladder: Ladder,
+) -> None:
+    """Connections are opened and used all the while; none is refused, and each is ended."""
+    env = {**ladders.ENV, "GEARSHIFT_DRAIN_DELAY_S": str(DELAY_S)}
+    with world.gateway(ladder.root, ladder.key, env=env) as gateway:
+        kept = Connection(gateway.port)
+        ask = request("GET", "/healthz")
+        kept.send(ask)
+        answer = kept.answer()
+        assert answer is not None and "connection" not in answer.headers
+        gateway.process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        time.sleep(0.05)
+        kept.send(ask)
+        answer = kept.answer()
+        assert answer is not None and answer.headers["connection"] == "close"
+        assert kept.ended(1)
+        kept.close()
+        served = 0
+        while time.monotonic() - told < DELAY_S * 0.8:
+            with gateway.client() as client:
+                ready = client.get("/readyz")
+                assert (ready.status_code, ready.headers["connection"]) == (503, "close")
+                infer = client.post("/infer", json=BODY)
+                assert (infer.status_code, infer.headers["connection"]) == (200, "close")
+                assert infer.headers.get_list("connection") == ["close"]
+                served += 1
+        assert gateway.process.wait(10) == 0
+        assert served > 3
+        assert time.monotonic() - told > DELAY_S
+        with pytest.raises(httpx.ConnectError), gateway.client() as client:
+            client.get("/readyz")
+
+
+def test_a_second_signal_leaves_out_the_wait(ladder: Ladder) -> None:
+    env = {**ladders.ENV, "GEARSHIFT_DRAIN_DELAY_S": "30"}
+    with world.gateway(ladder.root, ladder.key, env=env) as gateway:
+        gateway.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.process.wait(10) == 0
+
+
+def test_what_has_begun_and_cannot_finish_is_answered_and_listed(ladder: Ladder) -> None:
+    """A variant that takes a second a batch, and a gateway that has a tenth of it."""
+
+    async def load(gateway: world.Gateway) -> list[Reply]:
+        replies = []
+
+        async def act(caller: Caller) -> None:
+            body = {**BODY, "inputs": [BODY["inputs"]] * 32}
+            replies.append(await caller.infer(body, {"Infer-Variants": '"glacial"'}))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(spread(gateway.port, gateway.key, concurrency=4, act=act))
+            await asyncio.sleep(0.3)
+            gateway.process.send_signal(signal.SIGTERM)
+        return replies
+
+    env = {**ladders.ENV, "GEARSHIFT_DRAIN_S": "0"}
+    with world.gateway(ladder.root, ladder.key, env=env) as gateway:
+        replies = asyncio.run(load(gateway))
+        assert gateway.process.wait(10) == 0
+    assert [(reply.status, reply.json["code"]) for reply in replies] == [(503, "draining")] * 4
+    log = "".join(gateway.log)
+    assert '"what": "waiting"' in log and '"what": "running"' in log
+    assert f'"requests": {{"{MODEL}": 3}}' in log and f'"requests": {{"{MODEL}": 1}}' in log
+    assert "Traceback" not in log
+
+
+def test_a_hangup_reads_anew_and_ends_nothing(ladder: Ladder) -> None:
+    with (
+        world.gateway(ladder.root, ladder.key, env=ladders.ENV) as gateway,
+        gateway.client() as client,
+    ):
+        for _ in range(3):
+            gateway.process.send_signal(signal.SIGHUP)
+            assert client.post("/infer", json=BODY).status_code == 200
+        end = time.monotonic() + 5
+        while "".join(gateway.log).count('"reloads"') < 1 and time.monotonic() < end:
+            time.sleep(0.02)
+        assert client.get("/readyz").status_code == 200
+        assert gateway.process.poll() is None
+    assert '"reloads"' in "".join(gateway.log)
+    assert "Traceback" not in "".join(gateway.log)
