@@ -16,7 +16,7 @@ LOCKS = {
     "requirements-build.lock": ("the gateway and the build", ("build", "openvino")),
     "requirements-dev.lock": (
         "everything and the tests' tools",
-        ("build", "openvino", "nncf", "postgres", "dev"),
+        ("build", "openvino", "nncf", "postgres", "signing", "dev"),
     ),
 }
 
