@@ -20,7 +20,14 @@ Map
 - `access.py`        which scope each route needs, keys and their check
 - `changes.py`       follows what others change in the database; `recovery.py` settles their remains
 - `sweeper.py`       sweeps what nothing refers to; `logs.py` logs without stopping anybody
-- `registration.py`  new variants: check, trial, profile, activate, deactivate
+- `registration.py`  new variants, through the gates to where they are wanted
+- `progress.py`      how far a registration is, for those who follow it
+- `gates.py`         what a new artifact must pass; `findings.py` what each gate found
+- `signing.py`       artifacts that somebody must have signed
+- `switches.py`      what each variant is for: activate, try, deactivate, retire
+- `rollouts.py`      shadows and canaries: who is sent there, what is seen, what follows;
+                     `shadow.py` runs copies of requests
+- `promises.py`      variants that run slower than they were measured to
 - `metrics.py`       every Prometheus series, recorded in one place; `tallies.py` counts cheaply
 - `decisions.py`     the last decisions, for `GET /v1/decisions/{id}`
 - `routes/`          one file per group of routes; `schemas.py` and `openapi*.py` describe them

@@ -31,6 +31,7 @@ from app.inference import Inference
 from app.keys import open_keys
 from app.ledger import Ledger
 from app.metrics import Metrics
+from app.promises import Promises
 from app.receiving import Receiving
 from app.recovery import Recovery
 from app.registration import Registration
@@ -105,6 +106,9 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         registration=Registration(data=data, gates=gates, switches=switches, metrics=metrics),
         switches=switches,
         rollouts=rollouts,
+        promises=Promises(
+            engine=engine, switches=switches, metrics=metrics, demote=settings.demote
+        ),
         changes=Changes(
             data=data,
             show=switches.show,
@@ -183,6 +187,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(services.changes.follow()),
         asyncio.create_task(sweep_often(services.data, grace_s=services.settings.keep_unused_s)),
         asyncio.create_task(services.ledger.run()),
+        asyncio.create_task(services.promises.keep()),
         asyncio.create_task(_watch_lag(services.metrics)),
         asyncio.create_task(_watch_disk(services)),
     ]

@@ -243,6 +243,12 @@ class Metrics:
             "model",
             "variant",
         )
+        self._promise_broken = gauge(
+            "variant_promise_broken",
+            "1 while a variant surely runs slower than its profile promised.",
+            "model",
+            "variant",
+        )
         self._variant_workers = gauge(
             "variant_workers", "Workers that have the variant open.", "model", "variant"
         )
@@ -398,6 +404,7 @@ class Metrics:
         drift: list[tuple[Manifest, float, bool]],
         copies: list[tuple[Manifest, int]],
         rungs: dict[str, int],
+        broken: list[Manifest],
     ) -> None:
         """Set what is read rather than counted. `workers`: resident bytes, None while down;
         `files`: what they have open.
@@ -418,8 +425,11 @@ class Metrics:
             self._latency_ratio,
             self._latency_drifted,
             self._variant_workers,
+            self._promise_broken,
         ):
             labelled.clear()
+        for manifest in broken:
+            self._promise_broken.labels(manifest.model, manifest.variant).set(1)
         for model, rung in rungs.items():
             self._overload.labels(model).set(rung)
         for manifest, number in copies:

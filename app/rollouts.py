@@ -109,7 +109,7 @@ class Trial:
         """Of its last runs: on copies as a shadow, for callers as a canary."""
         if len(self.times_s) < 2:
             return None
-        p50, p95, p99 = (float(q) for q in np.quantile(self.times_s, (0.50, 0.95, 0.99)))
+        p50, p95, p99 = (float(q) for q in np.quantile(list(self.times_s), (0.50, 0.95, 0.99)))
         return Quantiles(p50=p50, p95=p95, p99=p99)
 
     def judge(self) -> tuple[Verdict, tuple[Judged, ...]]:

@@ -15,7 +15,7 @@ from router.decision import Decision
 from router.rollout import Criteria, Judged, Plan, Share
 from variants.audit import AuditEntry
 from variants.cost import Prices
-from variants.evidence import Cascade, Evaluation, LayerSensitivity
+from variants.evidence import Cascade, Evaluation, Interval, LayerSensitivity
 from variants.key_table import KeyRecord
 from variants.lifecycle import State
 from variants.manifest import Digest, Manifest, Step
@@ -64,6 +64,16 @@ class VariantOut(BaseModel):
     created_at: datetime
 
 
+class PromiseOut(BaseModel):
+    """Its last runs on this gateway against the p95 that its profile promises."""
+
+    runs: int
+    late: Interval = Field(description="share of runs that took more than 1.5 times the p95")
+    beyond: Interval = Field(description="that share less the one of all other variants")
+    broken: bool = Field(description="more than 5 % are surely late")
+    own_doing: bool = Field(description="and surely not because of the host")
+
+
 class RolloutOut(BaseModel):
     """How a shadow or canary is doing on this gateway, which counts its own traffic."""
 
@@ -85,6 +95,7 @@ class VariantDetail(VariantOut):
     evaluation: Evaluation | None = Field(None, description="what the build's test rows say")
     sensitivity: list[LayerSensitivity] = []
     cascades: list[Cascade] = Field([], description="ask this variant first, then a better one")
+    promise: PromiseOut | None = Field(None, description="while it serves, unless `demote` is off")
     rollout: RolloutOut | None = Field(None, description="while it is a shadow or canary")
     history: list[AuditEntry] = []
 

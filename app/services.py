@@ -15,6 +15,7 @@ from app.gateway import Gateway
 from app.keys import Keys
 from app.ledger import Ledger
 from app.metrics import Metrics
+from app.promises import Promises
 from app.receiving import Receiving
 from app.registration import Registration
 from app.rollouts import Rollouts
@@ -36,6 +37,7 @@ class Services:
     changes: Changes
     switches: Switches
     rollouts: Rollouts
+    promises: Promises
     keys: Keys
     bad_keys: BadKeys
     ledger: Ledger

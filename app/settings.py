@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -157,6 +157,13 @@ class Settings(BaseModel):
             "variant must surely have",
         ),
     ] = 0.5
+    demote: Annotated[
+        Literal["off", "flag", "demote"],
+        Field(
+            description="what becomes of an active variant that runs slower than its profile "
+            "promised: nothing, a flag, or deactivation where others can take its place"
+        ),
+    ] = "flag"
     signing_key: Annotated[
         Path | None,
         Field(description="public key (PEM) that artifacts must be signed with; none: unsigned"),

@@ -29,6 +29,7 @@ Map
 - `simulate.py`  the same policies in discrete events, on measured service times
 - `rollout.py`     which requests a canary gets, and when it has shown enough; `sequential.py` holds
                    the intervals that may be looked at after every request
+- `promise.py`     does a variant run as fast as its profile promised
 - `explain.py`     numbers and sentences for people
 
 No I/O, no clock, no randomness: time comes in as `now_s`, so equal inputs give equal answers and

@@ -111,6 +111,8 @@ class Engine:
         self._draining = False
         self._closed = False
         self.catalog = Catalog()
+        self.on_run: Callable[[ServedVariant, int, float], None] | None = None
+        """Told of each run: the variant, its rows and seconds."""
         # Of a whole request, told by the gateway; and from dispatch to answer, beside the run.
         self.overhead = Overhead(0.001)
         self._handover = Overhead(0.0005)
@@ -622,6 +624,8 @@ class Engine:
             self._metrics.batch(
                 batch.served.manifest, rows=batch.rows, run_s=result.run_s, ratio=ratio
             )
+            if self.on_run is not None:
+                self.on_run(batch.served, batch.rows, result.run_s)
             share(batch, result, begun)
         except Exception as error:  # nobody may be left waiting, whatever it is
             for entry in batch.entries:

@@ -43,6 +43,7 @@ async def metrics(parts: Parts) -> Response:
         drift=parts.engine.drift(),
         copies=parts.engine.copies(),
         rungs=parts.gateway.rungs(),
+        broken=parts.promises.broken(),
     )
     text = await asyncio.to_thread(parts.metrics.render)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

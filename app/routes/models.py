@@ -17,6 +17,7 @@ from app.schemas import (
     ModelList,
     ModelOut,
     PlanIn,
+    PromiseOut,
     ReferenceIn,
     RolloutOut,
     VariantDetail,
@@ -230,8 +231,22 @@ def _detail(parts: Services, model: str, variant: str) -> VariantDetail:
         evaluation=manifest.evaluation if manifest is not None else None,
         sensitivity=list(manifest.sensitivity) if manifest is not None else [],
         cascades=list(manifest.cascades) if manifest is not None else [],
+        promise=_promise(parts, record),
         rollout=_rollout(parts, model, variant),
         history=list(parts.data.audit.of(model, variant)),
+    )
+
+
+def _promise(parts: Services, record: VariantRecord) -> PromiseOut | None:
+    found = None if record.manifest_id is None else parts.promises.standing(record.manifest_id)
+    if found is None:
+        return None
+    return PromiseOut(
+        runs=found.runs,
+        late=found.late,
+        beyond=found.beyond,
+        broken=found.broken,
+        own_doing=found.own_doing,
     )
 
 

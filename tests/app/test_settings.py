@@ -54,6 +54,7 @@ OTHER: dict[str, Any] = {
     "worker_memory_bytes": "100000000",
     "min_agreement": "0.75",
     "signing_key": "key.pub",
+    "demote": "demote",
     "prices.core_hour_usd": "1.25",
     "prices.gib_hour_usd": "1.25",
 }

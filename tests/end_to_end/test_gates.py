@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -217,6 +219,28 @@ def test_a_plan_that_makes_no_sense_is_refused(client: httpx.Client) -> None:
     for plan in ({"share": {"ratio": 2}}, {"share": {"percent": 5}}, {"criteria": {"promote": 1}}):
         answer = client.post(f"{VARIANTS}/near/canary", json=plan)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+
+
+def test_the_example_of_the_documentation_works(client: httpx.Client, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "life-cycle.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    like_the_reference(tmp_path / "new.onnx", 0.03)
+    script = script.replace("http://127.0.0.1:8080", str(client.base_url).rstrip("/"))
+    key = client.headers["authorization"].removeprefix("Bearer ")
+    run = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env={**os.environ, "KEY": key, "MODEL": MODEL, "no_proxy": "*"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    states = [
+        entry["new_state"] for entry in client.get(f"{VARIANTS}/new/history").json()["history"]
+    ]
+    assert states[-3:] == ["shadow", "canary", "inactive"]
 
 
 # Signatures
