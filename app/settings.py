@@ -236,6 +236,7 @@ def load(config: Path | None, flags: dict[str, Any]) -> tuple[Settings, dict[str
         from_file = toml_file.load(file, Settings)
         values = options(from_file)
         found |= {name: (values[name], str(file)) for name in _set(from_file)}
+        _check_kept(file, values)
     found |= _environment()
     for name, value in flags.items():
         if value is not None:
@@ -250,6 +251,16 @@ def load(config: Path | None, flags: dict[str, Any]) -> tuple[Settings, dict[str
             f"{name} (from {origin.get(name, 'default')}): {first['msg']} (got {first['input']!r})",
             field=name,
         ) from error
+
+
+def _check_kept(file: Path, values: Mapping[str, Any]) -> None:
+    """Raise `Invalid` for a file that holds a secret and that others can read."""
+    secret = [name for name, value in values.items() if isinstance(value, SecretStr)]
+    if secret and file.stat().st_mode & 0o077:
+        raise Invalid(
+            f"{file} holds {secret[0]} and can be read by others; run: chmod 600 {file}",
+            field=secret[0],
+        )
 
 
 def _set(settings: BaseModel, prefix: str = "") -> Iterator[str]:

@@ -19,6 +19,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def write(text: str) -> Path:
     path = Path("gearshift.toml")
     path.write_text(text)
+    path.chmod(0o600)
     return path
 
 
@@ -137,3 +138,22 @@ def test_an_open_address_without_keys_is_refused(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_a_loopback_address_needs_no_keys(host: str) -> None:
     Settings(host=host, require_keys=False).check_address()
+
+
+def test_a_file_with_a_secret_that_others_can_read_is_refused() -> None:
+    path = write('database_url = "postgresql://shop:hidden@db/gearshift"\n')
+    assert load(None, {})[0].database_url is not None
+    path.chmod(0o644)
+    with pytest.raises(Invalid, match="chmod 600") as refused:
+        load(None, {})
+    assert "hidden" not in str(refused.value)
+    write("port = 1\n").chmod(0o644)
+    assert load(None, {})[0].port == 1, "what holds no secret may be read by anyone"
+
+
+def test_no_tag_of_another_format_makes_anything(tmp_path: Path) -> None:
+    """TOML has no tags, references or anchors: nothing in a file can name code or grow (F8)."""
+    for text in ("!!python/object/apply:os.system ['true']\n", "a: &a [*a, *a]\n", "<<: *x\n"):
+        write(text)
+        with pytest.raises(Invalid, match=r"gearshift\.toml"):
+            load(None, {})

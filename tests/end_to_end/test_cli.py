@@ -41,11 +41,13 @@ def test_a_typo_in_the_environment_is_named(tmp_path: Path) -> None:
     assert_mistake(run, "GEARSHIFT_WORKER: no such option; nearest: GEARSHIFT_WORKERS")
 
 
+@pytest.mark.option("host", "require_keys")
 def test_an_open_address_without_keys_is_not_served(tmp_path: Path) -> None:
     run = gearshift(tmp_path, "serve", "--host", "0.0.0.0", "--no-require-keys", "--port", "0")
     assert_mistake(run, "only a loopback address is allowed")
 
 
+@pytest.mark.option("port")
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -53,6 +55,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert_mistake(run, f"cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
+@pytest.mark.option("policy")
 def test_an_unknown_policy_is_one_line(tmp_path: Path) -> None:
     assert_mistake(gearshift(tmp_path, "serve", "--port", "0", "--policy", "nope"), "nope")
 
@@ -81,6 +84,7 @@ def test_what_config_show_prints_is_a_settings_file(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, run.stdout)
 
 
+@pytest.mark.option("data_dir")
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     def create(*arguments: str) -> str:
         return gearshift(tmp_path, "keys", "create", "--name", "shop", *arguments).stdout.strip()

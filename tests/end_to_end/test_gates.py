@@ -99,6 +99,7 @@ def test_agreement_with_the_reference_is_measured_and_recorded(
     assert agreement["required"] == 0.5
 
 
+@pytest.mark.option("min_agreement")
 def test_a_variant_that_answers_otherwise_fails_unless_it_is_asked_for(
     client: httpx.Client, tmp_path: Path
 ) -> None:
@@ -276,6 +277,7 @@ def sign(path: Path, private: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.option("signing_key")
 def test_where_signatures_are_asked_for_only_signed_artifacts_are_taken(tmp_path: Path) -> None:
     pytest.importorskip("model_signing")
     key = make_data(tmp_path)

@@ -177,6 +177,7 @@ def test_strict_handling_is_echoed_and_other_preferences_are_ignored(edge: Edge)
     assert "preference-applied" not in infer(edge, ("Prefer", "wait=5")).headers
 
 
+@pytest.mark.option("max_latency_s")
 def test_a_deadline_beyond_the_longest_is_clamped_and_echoed(edge: Edge) -> None:
     for value in ("20000.001", "60000", "999999999999"):
         assert (

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests import ladder as ladders
 from tests import models, world
 from tests.ladder import ENV
@@ -14,6 +16,7 @@ LATE: dict[str, Any] = {"service_s": 0.02, "promised_s": 0.004}
 HONEST = {"service_s": 0.004}
 
 
+@pytest.mark.option("demote")
 def test_a_variant_that_breaks_its_promise_goes_unless_it_is_needed(tmp_path: Path) -> None:
     with open_data_folder(tmp_path / "data") as data:
         for model, variants in (("many", {"old": HONEST, "late": LATE}), ("lone", {"late": LATE})):

@@ -148,6 +148,7 @@ def chunked(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
+@pytest.mark.option("max_body_bytes")
 def test_a_body_beyond_the_limit_is_refused_with_413(edge: Edge) -> None:
     body = b" " * (4 << 20) + b"x"
     assert_problem(edge.infer(body, kind="too large"), 413, "too-large")
@@ -290,6 +291,7 @@ def test_trailers_are_dropped_and_bounded(edge: Edge) -> None:
     edge.assert_alive()
 
 
+@pytest.mark.option("head_timeout_s")
 def test_a_slow_head_is_ended_at_its_deadline(edge: Edge) -> None:
     with edge.connect("slow") as connection:
         started = time.monotonic()
@@ -311,6 +313,7 @@ def test_a_silent_connection_is_ended_at_its_deadline(edge: Edge) -> None:
         assert_problem(answer, 408, "head-timeout")
 
 
+@pytest.mark.option("body_timeout_s")
 @pytest.mark.parametrize("target", ["/infer", "/v1/route", "/v1/keys"])
 def test_a_slow_body_is_ended_at_its_deadline(edge: Edge, target: str) -> None:
     with edge.connect("slow") as connection:

@@ -76,6 +76,7 @@ def settled(client: httpx.Client, within_s: float = 15.0) -> dict[str, int]:
     return was
 
 
+@pytest.mark.option("memory_bytes")
 def test_what_is_open_keeps_the_budget_and_serves(
     tight: tuple[world.Gateway, dict[str, int], int],
 ) -> None:

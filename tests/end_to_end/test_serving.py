@@ -154,6 +154,7 @@ def test_sigterm_under_load_finishes_what_was_admitted_and_exits_with_0(
     assert noticed_s > 0, "/readyz did not say 503 before the listener was closed"
 
 
+@pytest.mark.option("drain_s")
 def test_what_cannot_finish_in_time_is_answered_with_503(ladder: Ladder) -> None:
     async def load(gateway: world.Gateway) -> list[Reply]:
         replies = []

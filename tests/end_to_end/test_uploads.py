@@ -227,6 +227,7 @@ def test_two_cannot_append_to_one_upload_at_once(
     first.close()
 
 
+@pytest.mark.option("uploads", "uploads_per_key", "max_blob_bytes")
 def test_uploads_at_once_are_counted_by_key_and_in_all(
     client: httpx.Client, shared: world.Gateway, other_key: str
 ) -> None:
@@ -255,6 +256,7 @@ def test_uploads_at_once_are_counted_by_key_and_in_all(
     assert client.put(path, content=content).status_code == 201
 
 
+@pytest.mark.option("unfinished_bytes", "unfinished_bytes_per_key")
 def test_unfinished_bytes_are_counted_by_key_and_in_all(
     client: httpx.Client, shared: world.Gateway, other_key: str
 ) -> None:
@@ -271,6 +273,7 @@ def test_unfinished_bytes_are_counted_by_key_and_in_all(
     assert client.put(blob("huge")[1], content=bytes(60_001)).status_code == 413
 
 
+@pytest.mark.option("min_free_bytes")
 def test_no_upload_begins_on_a_disk_below_its_watermark_and_inference_goes_on(
     ladder: Ladder, tmp_path: Path
 ) -> None:

@@ -239,6 +239,7 @@ def test_a_gateway_that_is_killed_loses_nothing_acknowledged(
         left -= ROUNDS
 
 
+@pytest.mark.option("database_url")
 def test_a_gateway_on_postgresql_that_is_killed_loses_nothing_acknowledged(
     built_ladder: Ladder, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def asking(client: httpx.Client) -> Iterator[Callable[[], Counter[int]]]:
     assert set(seen) == {200}, seen
 
 
+@pytest.mark.option("database_timeout_s")
 def test_a_locked_registry_stops_admins_only_and_heals_by_itself(disk: Disk) -> None:
     with disk.gateway.client() as client, asking(client) as ask:
         with closing(sqlite3.connect(disk.root / FILE)) as other:

@@ -296,6 +296,7 @@ async def ask_all(
     return tasks
 
 
+@pytest.mark.option("queue_limit")
 def test_a_full_queue_refuses_and_what_expires_in_it_is_never_run(short: world.Gateway) -> None:
     async def drill() -> list[Reply]:
         with stopped(short):
@@ -356,6 +357,7 @@ def test_best_effort_is_refused_first_and_taken_again_afterwards(short: world.Ga
         assert infer(client, priority="u=7").status_code == 200
 
 
+@pytest.mark.option("max_queue_bytes")
 def test_large_bodies_are_refused_first_where_memory_is_short(short: world.Gateway) -> None:
     rows = [[1.0, 2.0, 3.0, 4.0]]
     large, small = {"model": "gears", "inputs": rows * 32}, BODY  # 512 and 16 bytes of tensors

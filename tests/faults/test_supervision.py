@@ -59,6 +59,7 @@ def paced(gateway: world.Gateway, variant: str, *, requests: int, per_s: float) 
     return asyncio.run(drill())
 
 
+@pytest.mark.option("worker_memory_bytes")
 def test_a_worker_that_leaks_memory_is_recycled_without_a_failed_request(
     limited: world.Gateway,
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_worker_has_its_cores_and_limits(limited: world.Gateway) -> None:
     assert re.search(rf"Max data size\s+{LIMIT_BYTES * 3 // 2 + (64 << 20)} ", limits)
 
 
+@pytest.mark.option("pin_workers")
 def test_unpinned_workers_may_run_anywhere(ladder: Ladder) -> None:
     with serving(ladder, GEARSHIFT_PIN_WORKERS="false") as gateway:
         (worker,) = gateway.workers()

@@ -123,6 +123,7 @@ def test_requests_that_arrive_while_the_worker_restarts_wait_for_it(
     assert shared.workers() != [worker]
 
 
+@pytest.mark.option("hang_s")
 def test_a_worker_that_hangs_is_replaced_and_its_call_answered_with_504(
     shared: world.Gateway, client: httpx.Client
 ) -> None:
