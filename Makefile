@@ -24,7 +24,7 @@ serve: $(VENV)/installed-serve ## start the gateway (ARGS="--port 8000 …")
 # What needs the machine to itself runs alone, after the rest has shared its cores file by file.
 ALONE := tests/end_to_end tests/faults
 
-test: $(VENV)/installed-dev ## run the tests, quick ones first (ARGS="-k router …" runs those one by one)
+test: $(VENV)/installed-dev $(VENV)/servers/ready ## run the tests, quick ones first (ARGS="-k router …" runs those one by one)
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
 else
@@ -53,6 +53,11 @@ $(VENV)/installed-dev: requirements-dev.lock
 $(VENV)/installed-%: pyproject.toml $(BIN)/python
 	@echo "Installing what '$*' needs into $(VENV) (once; the first time downloads packages)"
 	@$(BIN)/python -m pip install -qq --no-compile --no-input -r $(filter %.lock,$^) --editable .
+	@touch $@
+
+# PostgreSQL, nginx and libfaketime, where they are not installed; tests skip without them.
+$(VENV)/servers/ready: deploy/servers.sh | $(BIN)/python
+	@$< $(VENV)
 	@touch $@
 
 $(BIN)/python:

@@ -9,16 +9,23 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-PLACES = ("/usr/lib/postgresql/*/bin", "/usr/sbin", "/usr/local/sbin", ".venv/servers/**/bin")
+PLACES = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/sbin",
+    "/usr/local/sbin",
+    ".venv/servers/**/bin",
+    ".venv/servers/**/sbin",
+)
 
 
 def program(name: str) -> Path:
@@ -109,6 +116,83 @@ class Postgres:
             stdout=subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         ).returncode
+
+
+CONFIGURATION = Path(__file__).parents[1] / "deploy" / "nginx" / "gearshift.conf"
+NGINX = """
+daemon off;
+worker_processes 1;
+error_log {folder}/error.log warn;
+pid {folder}/pid;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/gearshift.conf;
+}}
+"""
+
+
+@dataclass
+class Nginx:
+    """nginx with the configuration that is shipped, but for its port and gateways."""
+
+    folder: Path
+    ports: tuple[int, ...]
+    changed: Mapping[str, str]
+    port: int = 0
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it and wait until it listens."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        line = "server 127.0.0.1:8080 max_fails"
+        servers = [f"server 127.0.0.1:{port} max_fails=3 fail_timeout=2s;" for port in self.ports]
+        text = CONFIGURATION.read_text(encoding="utf-8")
+        assert text.count(line) == 1 and text.count("listen 80;") == 1
+        text = text.replace(f"{line}=3 fail_timeout=2s;", "\n    ".join(servers))
+        text = text.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
+        for old, new in self.changed.items():
+            assert old in text, old
+            text = text.replace(old, new)
+        (self.folder / "gearshift.conf").write_text(text, encoding="utf-8")
+        main = self.folder / "nginx.conf"
+        main.write_text(NGINX.format(folder=self.folder), encoding="utf-8")
+        process = subprocess.Popen(
+            [program("nginx"), "-p", self.folder, "-c", main],
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return process
+            assert process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
+    def log(self) -> str:
+        """What it complained of."""
+        path = self.folder / "error.log"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+@contextlib.contextmanager
+def nginx(*ports: int, changed: Mapping[str, str] | None = None) -> Iterator[Nginx]:
+    """nginx in front of the gateways on these ports; `changed` are parts of its configuration."""
+    with tempfile.TemporaryDirectory(prefix="gs-nginx-") as folder:
+        Path(folder).chmod(0o777)  # its worker is another user where this one is root
+        server = Nginx(Path(folder), ports, changed or {})
+        process = server.start()
+        try:
+            yield server
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
 
 
 @contextlib.contextmanager
