@@ -7,10 +7,10 @@
 set -eu
 
 venv=$1
-rm -rf "$venv/servers" "$venv/unpacked"
-mkdir -p "$venv/servers/bin" "$venv/unpacked/archives/partial"
+rm -rf "$venv/servers"
+mkdir -p "$venv/servers/bin" "$venv/servers/unpacked/archives/partial"
 wrap=$(cd "$venv/servers/bin" && pwd)
-root=$(cd "$venv/unpacked" && pwd)
+root=$(cd "$venv/servers/unpacked" && pwd)
 
 has() {
     PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null || ls /usr/lib/postgresql/*/bin/"$1" >/dev/null 2>&1
@@ -41,8 +41,8 @@ done
 rm -rf "$root/archives"
 
 # Each program behind a name that tells it where its libraries are.
-libraries=$(find "$root" -type d \( -name '*-linux-gnu' -o -name faketime \) | tr '\n' ':')
-for program in "$root"/usr/lib/postgresql/*/bin/* "$root"/usr/sbin/nginx "$root"/usr/bin/faketime; do
+libraries=$(find "$root" -type d -name '*-linux-gnu' | tr '\n' ':')
+for program in "$root"/usr/lib/postgresql/*/bin/* "$root"/usr/sbin/nginx; do
     [ -x "$program" ] || continue
     printf '#!/bin/sh\nLD_LIBRARY_PATH=%s${LD_LIBRARY_PATH:-} exec %s "$@"\n' \
         "$libraries" "$program" >"$wrap/$(basename "$program")"

@@ -1,7 +1,7 @@
 """Real servers that tests start for themselves, one small class each.
 
-A program is looked for on the PATH, where Debian puts it, and in `.venv/servers`, where
-`make test` may have unpacked it. A test that needs one which is not there is skipped and says so.
+A program is looked for on the PATH, where Debian puts it, and in `.venv/servers/bin`, where
+`make test` may have put it. A test that needs one which is not there is skipped and says so.
 """
 
 import contextlib
