@@ -14,7 +14,7 @@ from router.rollout import PLAN, Plan
 from variants import tokenizer as tokenizers
 from variants.cost import Prices, usd_per_million
 from variants.data_folder import DataFolder
-from variants.errors import Invalid, NotFound
+from variants.errors import Invalid, NotFound, StorageBroken
 from variants.lifecycle import CANDIDATES, State
 from variants.manifest import Manifest
 from variants.registry import ModelRecord, VariantRecord
@@ -140,7 +140,12 @@ def read_model(
             continue
         try:
             found = served(data.store.manifest(variant.manifest_id), prices)
-        except (Invalid, NotFound) as error:  # this one is lost; the others are served
+            data.store.blob_path(found.manifest.artifact.digest)  # so that workers find it here
+        except (
+            Invalid,
+            NotFound,
+            StorageBroken,
+        ) as error:  # the others are served
             log.error("manifest_damaged", model=name, variant=variant.name, error=str(error))
             continue
         if variant.state == "active":
@@ -169,7 +174,7 @@ def _tokenizer(store: Store, spec: ModelSpec) -> Tokenizer | None:
     try:
         raw = store.read_bytes(spec.preprocess.tokenizer, max_bytes=tokenizers.MAX_BYTES)
         return tokenizers.loads(raw, spec.preprocess.max_tokens)
-    except (Invalid, NotFound) as error:  # its tensors are served all the same
+    except (Invalid, NotFound, StorageBroken) as error:  # its tensors are served all the same
         log.error("tokenizer_lost", model=spec.name, error=str(error))
         return None
 

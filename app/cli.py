@@ -184,8 +184,11 @@ def restore(
 ) -> None:
     """Check a backup and bring it back."""
     from variants.backup import restore as bring_back
+    from variants.data_folder import open_store
 
-    count = bring_back(path, ctx.obj.data_dir, force=force)
+    obj: Context = ctx.obj
+    store = open_store(obj.data_dir, obj.settings.store_url)
+    count = bring_back(path, obj.data_dir, store, force=force)
     print(f"{count} files restored; the pepper must be that of the time of the backup")
 
 

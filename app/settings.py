@@ -57,6 +57,13 @@ class Settings(BaseModel):
     database_timeout_s: Annotated[
         float, Field(ge=0.1, description="longest wait for the database: connection, lock, answer")
     ] = 5.0
+    store_url: Annotated[
+        str | None,
+        Field(
+            description="S3-compatible bucket that several gateways share, s3://bucket/prefix; "
+            "not set: data_dir"
+        ),
+    ] = None
     keep_unused_s: Annotated[
         float,
         Field(ge=0, description="age at which what nothing refers to is swept from the store"),
@@ -190,6 +197,7 @@ class Settings(BaseModel):
         return open_data_folder(
             self.data_dir,
             database_url=None if url is None else url.get_secret_value(),
+            store_url=self.store_url,
             timeout_s=self.database_timeout_s,
         )
 

@@ -213,7 +213,9 @@ class Switches:
     def _served(self, record: VariantRecord) -> ServedVariant:
         if record.manifest_id is None:
             raise Conflict(f"variant {record.name!r} is {record.state} and was never profiled")
-        return catalog.served(self._data.store.manifest(record.manifest_id), self._prices)
+        manifest = self._data.store.manifest(record.manifest_id)
+        self._data.store.blob_path(manifest.artifact.digest)  # so that workers find it here
+        return catalog.served(manifest, self._prices)
 
     async def _record(self, model: str, variant: str, only: State | None = None) -> VariantRecord:
         found = await asyncio.to_thread(self._data.registry.variant, model, variant)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {
-    "requirements.lock": ("what the gateway needs", ("postgres",)),
+    "requirements.lock": ("what the gateway needs", ("postgres", "s3")),
     "requirements-build.lock": ("the gateway and the build", ("build", "openvino")),
     "requirements-dev.lock": (
         "everything and the tests' tools",
-        ("build", "openvino", "nncf", "postgres", "signing", "dev"),
+        ("build", "openvino", "nncf", "postgres", "s3", "signing", "dev"),
     ),
 }
 

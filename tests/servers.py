@@ -11,12 +11,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 PLACES = (
@@ -204,3 +206,48 @@ def postgres(*settings: str) -> Iterator[Postgres]:
             yield server
         finally:
             server.stop()
+
+
+@dataclass
+class Bucket:
+    """An S3-compatible server (moto's) with one bucket; `env` is what its clients need."""
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Where a client finds it, and as whom."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+
+@contextlib.contextmanager
+def bucket(name: str = "gearshift") -> Iterator[Bucket]:
+    """A running S3-compatible server, gone afterwards."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                httpx.put(f"http://127.0.0.1:{port}/{name}", trust_env=False).raise_for_status()
+                break
+            except httpx.HTTPError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        yield Bucket(port=port, process=process)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,7 +1,8 @@
 """Backups that are consistent while everything goes on, and checked when they come back.
 
     <backup>/registry.sqlite3     one state of the database
-    <backup>/blobs/, manifests/   everything that it refers to
+    <backup>/blobs/<digest>       everything that it refers to
+    <backup>/manifests/<id>
     <backup>/backup.json          the SHA-256 of each of them
 
 Rows are copied before blobs, and blobs are published before rows refer to them: so whatever the
@@ -14,20 +15,20 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from variants.data_folder import FILE, DataFolder, open_data_folder
+from variants import manifest as manifests
+from variants.data_folder import FILE, DataFolder
 from variants.database import Database, newest_schema
 from variants.errors import Conflict, GearshiftError, Invalid
 from variants.registry import Registry
 from variants.retention import needed
 from variants.sqlite_file import SqliteFile
-from variants.store import sync_folder
+from variants.store import Store, sync_folder
 
-INDEX = "backup.json"
+INDEX, BLOBS, MANIFESTS = "backup.json", "blobs", "manifests"
 _CHUNK = 1 << 20
 
 
@@ -46,16 +47,19 @@ def back_up(data: DataFolder, target: Path) -> int:
         _copy_rows(data.database.backend.path, partial / FILE)
         digests[FILE] = _digest(partial / FILE)
         with closing(Database(partial / FILE)) as copied:
-            names = _names(Registry(copied))
+            wanted = needed(Registry(copied))
     else:
-        names = _names(data.registry)
-    for name, source in _sources(data, names):
-        place = partial / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, place)
-        digests[name] = _digest(place)
-        if name.startswith("blobs/") and digests[name] != place.name:
-            raise Invalid(f"blob {place.name} is damaged: its bytes have SHA-256 {digests[name]}")
+        wanted = needed(data.registry)
+    for digest in sorted(wanted.blobs - {""}):
+        _copy(data.store.blob_path(digest), partial / BLOBS / digest)
+        digests[f"{BLOBS}/{digest}"] = found = _digest(partial / BLOBS / digest)
+        if found != digest:
+            raise Invalid(f"blob {digest} is damaged: its bytes have SHA-256 {found}")
+    for id in sorted(wanted.manifests - {""}):
+        place = partial / MANIFESTS / id
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(data.store.manifest_bytes(id))
+        digests[f"{MANIFESTS}/{id}"] = _digest(place)
     index = {
         "schema": newest_schema(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,8 +93,8 @@ def check(backup: Path) -> dict[str, str]:
     return files
 
 
-def restore(backup: Path, root: Path, *, force: bool) -> int:
-    """Bring a checked backup into a data folder; returns how many files it had.
+def restore(backup: Path, root: Path, store: Store, *, force: bool) -> int:
+    """Bring a checked backup into a data folder and its store; returns how many files it had.
 
     A gateway that runs there notices. Raises `Conflict` where the folder has a registry and it is
     not to be replaced by `force`; then the old one is kept beside it.
@@ -99,18 +103,20 @@ def restore(backup: Path, root: Path, *, force: bool) -> int:
     path = root / FILE
     if FILE in files and path.exists() and not force:
         raise Conflict(f"{path} exists: --force replaces it, and keeps it beside the new one")
-    root.mkdir(parents=True, exist_ok=True)
     for name in files:
-        if name != FILE:
-            _bring(backup / name, root / name)
+        kind, _, last = name.partition("/")
+        if kind == BLOBS and store.put_file(backup / name).digest != last:
+            raise Invalid(f"{backup} is damaged: {name} has another digest")
+        if kind == MANIFESTS:
+            store.put_manifest(manifests.loads((backup / name).read_bytes()))
     if FILE in files:
         if path.exists():
             at = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
             shutil.copyfile(path, path.with_name(f"{FILE}.before-restore-{at}"))
         path.with_name(f"{FILE}-journal").unlink(missing_ok=True)  # it belongs to the old one
         _bring(backup / FILE, path)
-        with open_data_folder(root) as data:  # checks it, and brings it to the present schema
-            _hold(data)
+        with closing(Database(path)) as database:  # checks it, brings it to the present schema
+            _hold(Registry(database), store)
     return len(files)
 
 
@@ -120,24 +126,22 @@ def _copy_rows(path: Path, target: Path) -> None:
         source.backup(copy)
 
 
-def _names(registry: Registry) -> list[str]:
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    try:
+        shutil.copyfile(source, target)
+    except FileNotFoundError:
+        raise GearshiftError(
+            f"{source.name} is missing in the store, and the registry refers to it"
+        ) from None
+
+
+def _hold(registry: Registry, store: Store) -> None:
     wanted = needed(registry)
-    blobs = [f"blobs/{digest[:2]}/{digest}" for digest in sorted(wanted.blobs - {""})]
-    return blobs + [f"manifests/{id}.json" for id in sorted(wanted.manifests - {""})]
-
-
-def _sources(data: DataFolder, names: list[str]) -> Iterator[tuple[str, Path]]:
-    for name in names:
-        path = data.store.path_of(name)
-        if not path.is_file():
-            raise GearshiftError(f"{name} is missing in the store, and the registry refers to it")
-        yield name, path
-
-
-def _hold(data: DataFolder) -> None:
-    for name in _names(data.registry):
-        if not data.store.path_of(name).is_file():
-            raise Invalid(f"the backup has no {name}, though its registry refers to it")
+    for digest in wanted.blobs - {""}:
+        store.blob_size(digest)
+    for id in wanted.manifests - {""}:
+        store.manifest(id)
 
 
 def _bring(source: Path, target: Path) -> None:

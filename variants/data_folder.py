@@ -29,16 +29,30 @@ class DataFolder:
     audit: Audit
 
 
+def open_store(root: Path, store_url: str | None) -> Store:
+    """The store under `root`, or behind it. Raises `Invalid` for an address that is none."""
+    if store_url is None:
+        return Store(root)
+    from variants.remote import Remote
+
+    return Store(root, Remote(store_url))
+
+
 @contextmanager
 def open_data_folder(
-    root: Path, *, database_url: str | None = None, timeout_s: float = TIMEOUT_S
+    root: Path,
+    *,
+    database_url: str | None = None,
+    store_url: str | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Iterator[DataFolder]:
     """Open (or create) the store and the database, and close them after use.
 
-    Both lie under `root` unless `database_url` names a PostgreSQL database. Raises what `Database`
+    Both lie under `root` unless `database_url` names a PostgreSQL database or `store_url` a bucket,
+    of which the folder holds copies then. Raises what `Database`
     raises, and `RegistryUnavailable` where the store has variants but the file is gone.
     """
-    store = Store(root)
+    store = open_store(root, store_url)
     path = root / FILE
     if database_url is None and not path.exists() and any((root / "manifests").iterdir()):
         raise RegistryUnavailable(

@@ -24,11 +24,7 @@ from uuid import uuid4
 from variants import manifest as manifests
 from variants.errors import Invalid, NotFound, StorageBroken, StorageFull
 from variants.manifest import Artifact, Manifest
-
-_PATTERNS: tuple[tuple[Literal["blob", "manifest"], str], ...] = (
-    ("blob", "blobs/[0-9a-f][0-9a-f]/*"),
-    ("manifest", "manifests/*.json"),
-)
+from variants.remote import Remote
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +41,10 @@ class Stored:
 class Incoming:
     """A blob being written: `write` chunks, then `publish` under the digest that was promised."""
 
-    def __init__(self, blob_path: Callable[[str], Path], file: BinaryIO, path: Path) -> None:
-        self._blob_path = blob_path
+    def __init__(
+        self, adopt: Callable[[BinaryIO, Path, str], None], file: BinaryIO, path: Path
+    ) -> None:
+        self._adopt = adopt
         self._file = file
         self._path = path
         self._hash = hashlib.sha256()
@@ -70,70 +68,89 @@ class Incoming:
                 f"the bytes have SHA-256 {digest}, but {expected_digest} was promised",
                 field="digest",
             )
-        _publish(self._file, self._path, self._blob_path(digest))
+        self._adopt(self._file, self._path, digest)
         return digest
 
 
 class Store:
-    """Blobs and manifests under one folder. Safe for several processes: files never change."""
+    """Blobs and manifests under one folder. Safe for several processes: files never change.
 
-    def __init__(self, root: Path) -> None:
+    With a `remote`, that is where they are kept, and the folder holds copies of what was used here.
+    """
+
+    def __init__(self, root: Path, remote: Remote | None = None) -> None:
         self.root = root
+        self._remote = remote
         for folder in ("blobs", "manifests", "incoming"):
             (root / folder).mkdir(parents=True, exist_ok=True)
 
     def blob_path(self, digest: str) -> Path:
-        """Where the blob with this digest lies, or would lie."""
-        return self.root / "blobs" / digest[:2] / digest
+        """Where the blob with this digest lies, or would lie; it is fetched where it is not here.
 
-    def path_of(self, name: str) -> Path:
-        """Where a file with a name such as `blobs/ab/abcd…` or `manifests/<id>.json` lies."""
-        return self.root / name
-
-    def files(self) -> Iterator[Stored]:
-        """Every blob and manifest."""
-        for kind, pattern in _PATTERNS:
-            for path in self.root.glob(pattern):
-                with suppress(FileNotFoundError):
-                    found = path.stat()
-                    yield Stored(
-                        kind=kind,
-                        name=path.name.removesuffix(".json"),
-                        size_bytes=found.st_size,
-                        written_at=found.st_mtime,
-                    )
-
-    def remove(self, file: Stored) -> None:
-        """Remove a blob or a manifest that nothing needs."""
-        is_blob = file.kind == "blob"
-        path = self.blob_path(file.name) if is_blob else self._manifest_path(file.name)
-        path.unlink(missing_ok=True)
-
-    def touch(self, digest: str) -> None:
-        """A blob that is wanted again counts as written now: it will not be swept as old."""
-        with suppress(OSError):
-            os.utime(self.blob_path(digest))
+        Raises `Invalid` where what was fetched has another digest, and `StorageBroken`.
+        """
+        path = self._blob_path(digest)
+        if self._remote is not None and not path.is_file():
+            with suppress(NotFound):
+                self._fetch(self._remote, digest, path)
+        return path
 
     def has_blob(self, digest: str) -> bool:
-        """Whether the blob is here."""
-        return self.blob_path(digest).is_file()
+        """Whether the blob is stored."""
+        try:
+            self.blob_size(digest)
+        except NotFound:
+            return False
+        return True
 
     def blob_size(self, digest: str) -> int:
         """Bytes of a stored blob. Raises `NotFound`."""
+        if self._remote is not None:
+            return self._remote.size(_blob_name(digest))
         try:
-            return self.blob_path(digest).stat().st_size
+            return self._blob_path(digest).stat().st_size
         except FileNotFoundError:
             raise NotFound(f"no blob {digest}") from None
+
+    def files(self) -> Iterator[Stored]:
+        """Every blob and manifest; those only here, though they are kept elsewhere, too."""
+        seen = set()
+        for remote in () if self._remote is None else self._remote.files():
+            if file := _stored(remote.name, remote.size_bytes, remote.written_at):
+                seen.add((file.kind, file.name))
+                yield file
+        for path in (*self.root.glob("blobs/*/*"), *self.root.glob("manifests/*")):
+            with suppress(FileNotFoundError):
+                found, name = path.stat(), str(path.relative_to(self.root))
+                file = _stored(name, found.st_size, found.st_mtime)
+                if file and (file.kind, file.name) not in seen:
+                    yield file
+
+    def remove(self, file: Stored) -> None:
+        """Remove a blob or a manifest that nothing needs."""
+        name = _blob_name(file.name) if file.kind == "blob" else _manifest_name(file.name)
+        if self._remote is not None:
+            with suppress(NotFound):
+                self._remote.remove(name)
+        (self.root / name).unlink(missing_ok=True)
+
+    def touch(self, digest: str) -> None:
+        """A blob that is wanted again counts as written now: it will not be swept as old."""
+        path = self.blob_path(digest)
+        with suppress(OSError):
+            os.utime(path)
+        if self._remote is not None:
+            self._remote.put(path, _blob_name(digest))
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
         """A blob to write in chunks; it vanishes unless it is published."""
         with self._aside() as (file, path):
-            yield Incoming(self.blob_path, file, path)
+            yield Incoming(self.adopt, file, path)
 
     def adopt(self, file: BinaryIO | FileIO, path: Path, digest: str) -> None:
         """Publish a file of this file system whose bytes are known to have the digest."""
-        _publish(file, path, self.blob_path(digest))
+        self._publish(file, path, _blob_name(digest))
 
     def free_bytes(self) -> int:
         """What the disk still takes."""
@@ -169,12 +186,34 @@ class Store:
         with self._aside() as (file, path):
             with storage_errors():
                 file.write(manifests.dumps(manifest))
-            _publish(file, path, self._manifest_path(manifest.id))
+            self._publish(file, path, _manifest_name(manifest.id))
 
     def manifest(self, manifest_id: str) -> Manifest:
         """The manifest with this id. Raises `NotFound`, or `Invalid` when it is damaged."""
+        found = manifests.loads(self.manifest_bytes(manifest_id))
+        if found.id != manifest_id:
+            raise Invalid(f"manifest {manifest_id} is damaged: it says that it is {found.id}")
+        return found
+
+    def manifest_bytes(self, manifest_id: str) -> bytes:
+        """A manifest as it is kept, or as it was when last read where the remote is out of reach.
+
+        Raises `NotFound`.
+        """
+        name = _manifest_name(manifest_id)
+        if self._remote is not None:
+            try:
+                data = self._remote.read(name)
+            except StorageBroken:
+                if not (self.root / name).exists():
+                    raise
+            else:
+                with self._aside() as (file, path):
+                    file.write(data)
+                    _place(file, path, self.root / name)
+                return data
         try:
-            return manifests.loads(self._manifest_path(manifest_id).read_bytes())
+            return (self.root / name).read_bytes()
         except FileNotFoundError:
             raise NotFound(f"no manifest {manifest_id}") from None
 
@@ -199,12 +238,52 @@ class Store:
             with suppress(OSError):  # gone, or the disk takes nothing: the next start sweeps it
                 path.unlink()
 
-    def _manifest_path(self, manifest_id: str) -> Path:
-        return self.root / "manifests" / f"{manifest_id}.json"
+    def _blob_path(self, digest: str) -> Path:
+        return self.root / _blob_name(digest)
+
+    def _fetch(self, remote: Remote, digest: str, target: Path) -> None:
+        with self._aside() as (file, path):
+            remote.fetch(_blob_name(digest), path)
+            with path.open("rb") as fetched:
+                found = hashlib.file_digest(fetched, "sha256").hexdigest()
+            if found != digest:
+                raise Invalid(f"blob {digest} is damaged: its bytes have SHA-256 {found}")
+            _place(file, path, target)
+
+    def _publish(self, file: BinaryIO | FileIO, path: Path, name: str) -> None:
+        """Put the finished file where readers look for it, everywhere before here."""
+        with storage_errors():
+            file.flush()
+        if self._remote is not None:
+            self._remote.put(path, name)
+        _place(file, path, self.root / name)
 
 
-def _publish(file: BinaryIO | FileIO, path: Path, target: Path) -> None:
-    """Put the finished file where readers look for it, so that a power cut cannot undo it."""
+def _blob_name(digest: str) -> str:
+    return f"blobs/{digest[:2]}/{digest}"
+
+
+def _manifest_name(id: str) -> str:
+    return f"manifests/{id}.json"
+
+
+def _stored(name: str, size_bytes: int, written_at: float) -> Stored | None:
+    """A file by its name; None for what is neither blob nor manifest."""
+    last = name.rpartition("/")[2]
+    for kind, own in (("blob", last), ("manifest", last.removesuffix(".json"))):
+        whole = _blob_name(own) if kind == "blob" else _manifest_name(own)
+        if whole == name:
+            return Stored(
+                kind="blob" if kind == "blob" else "manifest",
+                name=own,
+                size_bytes=size_bytes,
+                written_at=written_at,
+            )
+    return None
+
+
+def _place(file: BinaryIO | FileIO, path: Path, target: Path) -> None:
+    """Rename the finished file, so that a power cut cannot undo it."""
     with storage_errors():
         file.flush()
         os.fsync(file.fileno())

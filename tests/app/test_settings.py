@@ -47,6 +47,7 @@ def test_options_of_a_table_are_merged_one_by_one(monkeypatch: pytest.MonkeyPatc
 OTHER: dict[str, Any] = {
     "data_dir": "elsewhere",
     "database_url": "postgresql://host/name",
+    "store_url": "s3://bucket/prefix",
     "host": "localhost",
     "require_keys": "false",
     "policy": "static",

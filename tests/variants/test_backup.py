@@ -16,8 +16,13 @@ from variants import backup, retention
 from variants.data_folder import FILE, DataFolder, open_data_folder
 from variants.errors import Conflict, Invalid
 from variants.lifecycle import State
+from variants.store import Store
 
 DAY_S = 86400.0
+
+
+def bring_back(source: Path, root: Path, *, force: bool = False) -> None:
+    backup.restore(source, root, Store(root), force=force)
 
 
 def work(root: Path, notes: Notes, stop: threading.Event, name: str) -> None:
@@ -56,7 +61,7 @@ def test_a_backup_under_writes_comes_back_as_one_state(ladder: Ladder, tmp_path:
                 before, moment = moment, moment + 1  # what was acknowledged by now must be there
                 backup.back_up(data, tmp_path / f"backup{number}")
                 back = tmp_path / f"back{number}"
-                backup.restore(tmp_path / f"backup{number}", back, force=False)
+                bring_back(tmp_path / f"backup{number}", back)
                 with open_data_folder(back) as copy:
                     counts.append(len(copy.registry.variants(MODEL)))
                     possible = dict(notes.possible(before))
@@ -123,8 +128,8 @@ def test_a_backup_that_is_not_whole_is_refused(
         backup.back_up(data, tmp_path / "backup")
     spoil(tmp_path / "backup")
     with pytest.raises(Invalid):
-        backup.restore(tmp_path / "backup", tmp_path / "back", force=False)
-    assert not (tmp_path / "back").exists()
+        bring_back(tmp_path / "backup", tmp_path / "back")
+    assert not (tmp_path / "back" / FILE).exists()
 
 
 def test_a_registry_is_replaced_by_force_only_and_kept(ladder: Ladder, tmp_path: Path) -> None:
@@ -135,8 +140,8 @@ def test_a_registry_is_replaced_by_force_only_and_kept(ladder: Ladder, tmp_path:
         before = data.registry.variants(MODEL)
         data.registry.move(MODEL, "fast", "draining", actor="test", reason="")
     with pytest.raises(Conflict, match="--force"):
-        backup.restore(tmp_path / "backup", ladder.root, force=False)
-    backup.restore(tmp_path / "backup", ladder.root, force=True)
+        bring_back(tmp_path / "backup", ladder.root)
+    bring_back(tmp_path / "backup", ladder.root, force=True)
     with open_data_folder(ladder.root) as data:
         assert data.registry.variants(MODEL) == before
     assert len(list(ladder.root.glob(f"{FILE}.before-restore-*"))) == 1
@@ -187,5 +192,5 @@ def test_a_backup_needs_no_artifact_of_a_retired_variant(ladder: Ladder, tmp_pat
             data.registry.move(MODEL, "glacial", state, actor="test", reason="")
         retention.sweep(data, grace_s=-1)
         backup.back_up(data, tmp_path / "backup")
-    backup.restore(tmp_path / "backup", tmp_path / "back", force=False)
+    bring_back(tmp_path / "backup", tmp_path / "back")
     shutil.rmtree(tmp_path / "backup")
