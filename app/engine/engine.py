@@ -498,6 +498,7 @@ class Engine:
         return Loading(
             key=served.key,
             path=str(self._store.blob_path(served.manifest.artifact.digest)),
+            digest=served.manifest.artifact.digest,
             runtime=served.manifest.runtime,
             threads=self._fitting_threads(profile),
             inputs=spec.inputs,

@@ -50,10 +50,11 @@ class LoadFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loading:
-    """What a worker needs to open one variant."""
+    """What a worker needs to open one variant, whose file must have the digest."""
 
     key: str
     path: str
+    digest: str
     runtime: str
     threads: int
     inputs: tuple[TensorSpec, ...]
@@ -152,6 +153,7 @@ class LocalWorker(asyncio.Protocol):
                         "op": "load",
                         "key": loading.key,
                         "path": loading.path,
+                        "digest": loading.digest,
                         "runtime": loading.runtime,
                         "threads": loading.threads,
                         "inputs": [[t.name, t.dtype, t.shape] for t in loading.inputs],

@@ -13,6 +13,7 @@ parent: at the socket's end, or by the parent-death signal (prctl(2), PR_SET_PDE
 
 import ctypes
 import gc
+import hashlib
 import os
 import resource
 import select
@@ -76,7 +77,9 @@ class WorkerProcess:
         start = time.perf_counter()
         try:
             runtime = runtimes.find(message["runtime"])
-            session = runtime.load(Path(message["path"]), message["threads"])
+            path = Path(message["path"])
+            _hold(path, message["digest"])
+            session = runtime.load(path, message["threads"])
             session.run({n: np.zeros((1, *s), d) for n, d, s in message["inputs"]})  # warm
         except Exception as error:
             words = _words(error).replace(message["path"], "the artifact")
@@ -112,6 +115,14 @@ def _is_memory(error: Exception) -> bool:
     """Whether it is out of memory; runtimes say so in words of their own."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "bad_alloc" in text or "allocate memory" in text
+
+
+def _hold(path: Path, digest: str) -> None:
+    """Raise `ValueError` for a file that has changed since it was stored."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        raise ValueError(f"the artifact is damaged: it has SHA-256 {found}, not {digest}")
 
 
 def _words(error: Exception) -> str:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ ROWS = np.array([[1, 2], [3, 4], [5, 6]], dtype=np.float32)
 def loading(tmp_path: Path, key: str, **plan: Any) -> Loading:
     path = tmp_path / f"{key}.json"
     path.write_text(json.dumps({"outputs": {"y": [2]}, **plan}))
-    return Loading(key=key, path=str(path), runtime="fake", threads=1, inputs=(X,))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Loading(key=key, path=str(path), digest=digest, runtime="fake", threads=1, inputs=(X,))
 
 
 @contextlib.asynccontextmanager
@@ -69,14 +72,24 @@ def test_a_load_that_fails_names_no_path_and_leaves_the_rest(tmp_path: Path) -> 
     async def story(worker: LocalWorker) -> None:
         await worker.load(loading(tmp_path, "a"))
         missing = Loading(
-            key="b", path=str(tmp_path / "none"), runtime="fake", threads=1, inputs=(X,)
+            key="b",
+            path=str(tmp_path / "none"),
+            digest="",
+            runtime="fake",
+            threads=1,
+            inputs=(X,),
         )
         with pytest.raises(LoadFailed) as failed:
             await worker.load(missing)
         assert str(tmp_path) not in str(failed.value)
-        unknown = Loading(key="c", path="/none", runtime="nothing", threads=1, inputs=(X,))
+        unknown = Loading(
+            key="c", path="/none", digest="", runtime="nothing", threads=1, inputs=(X,)
+        )
         with pytest.raises(LoadFailed, match="unknown runtime"):
             await worker.load(unknown)
+        changed = replace(loading(tmp_path, "d"), digest="0" * 64)
+        with pytest.raises(LoadFailed, match="damaged"):
+            await worker.load(changed)
         assert worker.loaded == {"a"}
         assert worker.alive
 
