@@ -113,6 +113,7 @@ def test_a_key_and_a_variant_changed_at_one_gateway_reach_the_other(pair: Pair) 
         )
 
 
+@pytest.mark.option("store_url")
 def test_a_variant_registered_at_one_gateway_serves_at_the_other(
     pair: Pair, tmp_path: Path
 ) -> None:
