@@ -17,7 +17,11 @@ Map
 - `room.py`          how many bytes of bodies may be on their way at once
 - `inference.py`     one inference request without its transport: head, body, answer
 - `direct.py`        `/infer` straight from the connection, without ASGI, for plain requests
-- `access.py`        which scope each route needs, keys and their check
+- `access.py`        which scope each route needs, and who calls
+- `keys.py`          the valid keys and their check; `peppers.py` the secret behind them;
+                     `bad_keys.py` who tries keys; `keys_cli.py` the commands
+- `tenant.py`        one key at work: its rate (`rate.py`), its money, what it used
+- `ledger.py`        between tenants and database: usage goes there, dollars come from there
 - `changes.py`       follows what others change in the database; `recovery.py` settles their remains
 - `sweeper.py`       sweeps what nothing refers to; `logs.py` logs without stopping anybody
 - `registration.py`  new variants, through the gates to where they are wanted

@@ -3,6 +3,7 @@
 Map
 ---
 - `constraints.py` what a caller asks for: bounds, which of them are soft, the objective
+- `narrow.py`      the stricter of what a caller asks and what its key allows
 - `candidate.py`   one variant as the router sees it: measured numbers and whether it may serve
 - `fleet.py`       the load: workers, and requests that wait
 - `correction.py`  service times as workers really take them; `sketch.py` holds the quantiles

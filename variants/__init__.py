@@ -7,6 +7,7 @@ Map
 - `evidence.py`    what an evaluation found out beyond accuracy: pairs, confidence, cascades
 - `confidence.py`  how sure a classifier is of an answer, in calibration and in service
 - `manifest.py`    one variant's whole record and its only serialised form
+- `terms.py`       what a key may do: models, bounds, rate, money; `usage_table.py` what it used
 - `lifecycle.py`   the states a variant moves through, as one table
 - `store.py`       content-addressed blobs and manifests on disk
 - `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it

@@ -91,6 +91,7 @@ def reached(client: httpx.Client, variant: str, status: int) -> Callable[[], boo
     return lambda: infer(client, **pin(variant)).status_code == status
 
 
+@pytest.mark.option("store_url")
 def test_a_key_and_a_variant_changed_at_one_gateway_reach_the_other(pair: Pair) -> None:
     with pair.one.client() as one, pair.other.client() as other:
         key = one.post("/v1/keys", json={"name": "new", "scopes": ["read"]}).json()["key"]

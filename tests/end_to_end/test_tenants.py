@@ -1,11 +1,14 @@
 """Tenants: what a key may know, use and spend, over the running gateway (groups A and O4)."""
 
 import json
+import os
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -349,3 +352,25 @@ def test_two_callers_at_once_are_counted_together(edge: Edge, make: Callable[...
     took_s = time.monotonic() - start
     assert set(statuses) <= {200, 429}
     assert 20 <= statuses.count(200) <= 20 + 20 * took_s + 1
+
+
+def test_the_examples_of_the_documentation_work(edge: Edge) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tenants.md").read_text(encoding="utf-8")
+    first, *others = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    env = {"URL": edge.gateway.url, "KEY": edge.key, "no_proxy": "*", "PATH": os.environ["PATH"]}
+    made = json.loads(run(first, env))["key"]
+    env["ID"] = made.split("_")[1]
+    used, rotated, ended = [run(script, env) for script in others]
+    assert '"usd_per_day":2' in used and f'"key":"{env["ID"]}"' in used
+    new = json.loads(rotated)["key"]
+    assert new.startswith(f"gs_{env['ID']}_") and ended == ""
+    assert infer(edge, made) == infer(edge, new) == 401
+    shown = re.search(r"Infer-Effective: (.*)\n", page)
+    assert shown is not None
+    for part in shown[1].split(", "):
+        assert re.fullmatch(r"[a-z-]+=[0-9]+\.[0-9]{3};from=(key|request)", part)
+
+
+def run(script: str, env: dict[str, str]) -> str:
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
