@@ -141,18 +141,15 @@ def read_model(
         try:
             found = served(data.store.manifest(variant.manifest_id), prices)
             data.store.blob_path(found.manifest.artifact.digest)  # so that workers find it here
-        except (
-            Invalid,
-            NotFound,
-            StorageBroken,
-        ) as error:  # the others are served
+            plan = _plan(variant)
+        except (Invalid, NotFound, StorageBroken) as error:  # the others are served
             log.error("manifest_damaged", model=name, variant=variant.name, error=str(error))
             continue
         if variant.state == "active":
             active[variant.name] = found
             del others[variant.name]
         else:
-            rollout = Rollout(served=found, state=variant.state, plan=_plan(variant))
+            rollout = Rollout(served=found, state=variant.state, plan=plan)
     tokenizer = None if was is None else was.tokenizer
     return ServedModel(
         record=record,
@@ -164,7 +161,11 @@ def read_model(
 
 
 def _plan(variant: VariantRecord) -> Plan:
-    return Plan() if variant.plan is None else PLAN.validate_json(variant.plan)
+    """Raises `Invalid` for one that another version wrote and this one cannot read."""
+    try:
+        return Plan() if variant.plan is None else PLAN.validate_json(variant.plan)
+    except ValueError as error:
+        raise Invalid(f"the plan of {variant.name!r}: {error}", field="plan") from error
 
 
 def _tokenizer(store: Store, spec: ModelSpec) -> Tokenizer | None:

@@ -6,22 +6,23 @@ it; what came before is found to have passed, what comes after is not reached.
 
 import asyncio
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from app import signing
 from app.findings import GATES, Finding, Gate
 from app.schemas import VariantIn
 from app.signing import SignatureRefused
-from variants import agreement, artifact, runtimes, trial
+from variants import artifact, runtimes, trial
+from variants.agreement import Likeness
 from variants.data_folder import DataFolder
 from variants.errors import ArtifactRejected, GearshiftError, NotFound, TrialFailed
 from variants.manifest import Artifact, Manifest, manifest_id
@@ -40,10 +41,6 @@ _AT: Mapping[str, Gate] = {
     "disagrees": "agreement",
 }
 """Where an artifact was refused, by the code; all others speak of its structure."""
-
-MEASURED = 0.9
-"""The share of the work that is done when the artifact is measured: the reference is left."""
-
 
 _findings: TypeAdapter[tuple[Finding, ...]] = TypeAdapter(tuple[Finding, ...])
 
@@ -83,7 +80,7 @@ class Gates:
         self._effort = effort
         self._min_agreement = min_agreement
         self._signing_key = signing_key
-        self._reference: tuple[tuple[str, str], NDArray[np.float32]] | None = None
+        self._reference: tuple[tuple[str, str], IO[bytes]] | None = None
 
     async def admit(self, wanted: VariantIn) -> None:
         """What can be told at once.
@@ -92,8 +89,8 @@ class Gates:
         plainly no ONNX file.
         """
         digest = wanted.artifact.digest
-        path = self._data.store.blob_path(digest)
         await asyncio.to_thread(self._data.store.blob_size, digest)
+        path = await asyncio.to_thread(self._data.store.blob_path, digest)
         if self._signing_key is not None:
             await asyncio.to_thread(signing.check, path, wanted.signature, self._signing_key)
         await asyncio.to_thread(artifact.check_format, path)
@@ -129,35 +126,39 @@ class Gates:
         record = await asyncio.to_thread(self._data.registry.model, model)
         store, digest = self._data.store, record.evaluation_digest
         compared = await asyncio.to_thread(self._compared, record)
+        evaluations = {}
+        if digest is not None:
+            evaluations["test"] = await asyncio.to_thread(store.blob_path, digest)
+        scores = None
+        if compared is not None:
+            tell("scoring the reference", 0.0)
+            scores = await asyncio.to_thread(self._scored, record, compared, evaluations, on_trial)
         request = Request(
-            path=store.blob_path(wanted.artifact.digest),
+            path=await asyncio.to_thread(store.blob_path, wanted.artifact.digest),
             spec=record.spec,
             runtimes=runtimes.installed(),
-            evaluations={} if digest is None else {"test": store.blob_path(digest)},
-            keep_scores=compared is not None,
+            evaluations=evaluations,
+            reference_scores=scores,
             threads=self._threads,
             effort=self._effort,
         )
         result = await asyncio.to_thread(
             trial.run,
             request,
-            lambda share: tell("measuring", MEASURED * share),
+            lambda share: tell("measuring", share),
             on_start=on_trial,
         )
         manifest = await asyncio.to_thread(self._manifest, model, wanted, result)
         found["profile"] = _profiled(result)
-        found["accuracy"] = _scored(result)
-        if compared is None:
+        found["accuracy"] = _accurate(result)
+        if compared is None or result.likeness is None:
             found["agreement"] = Finding(
                 gate="agreement",
                 outcome="skipped",
                 detail="the model has no reference or no evaluation set to compare with",
             )
         else:
-            tell("comparing with the reference", MEASURED)
-            expected = await asyncio.to_thread(self._expected, record, compared, request, on_trial)
-            found["agreement"] = self._agreement(record, compared, wanted, result, expected)
-        tell("done", 1.0)
+            found["agreement"] = self._agreement(compared, wanted, result.likeness)
         return Checked(findings=_all(found), manifest=manifest)
 
     def _compared(self, record: ModelRecord) -> Manifest | None:
@@ -169,38 +170,37 @@ class Gates:
             return None
         return self._data.store.manifest(reference.manifest_id)
 
-    def _expected(
-        self, record: ModelRecord, reference: Manifest, request: Request, on_trial: OnTrial
-    ) -> NDArray[np.float32]:
-        """The reference's scores on the evaluation set; the last ones are remembered."""
+    def _scored(
+        self,
+        record: ModelRecord,
+        reference: Manifest,
+        evaluations: Mapping[str, Path],
+        on_trial: OnTrial,
+    ) -> Path:
+        """A file of the reference's scores on the evaluation set; the last one is kept."""
         key = (reference.id, str(record.evaluation_digest))
         if self._reference is None or self._reference[0] != key:
-            asked = Request(
+            request = Request(
                 path=self._data.store.blob_path(reference.artifact.digest),
                 spec=record.spec,
                 runtimes=(reference.runtime,),
-                evaluations=request.evaluations,
+                evaluations=evaluations,
                 threads=self._threads,
             )
             try:
-                self._reference = (key, trial.scores(asked, on_trial))
+                scores = trial.scores(request, on_trial)
             except (ArtifactRejected, TrialFailed) as error:
                 raise ArtifactRejected(
                     "disagrees", f"the reference {reference.variant!r} cannot be scored: {error}"
                 ) from error
-        return self._reference[1]
+            file = tempfile.NamedTemporaryFile(prefix="gearshift-scores-")  # noqa: SIM115  # kept
+            file.write(scores.astype("<f4").tobytes())
+            file.flush()
+            self._reference = (key, file)
+        return Path(self._reference[1].name)
 
-    def _agreement(
-        self,
-        record: ModelRecord,
-        reference: Manifest,
-        wanted: VariantIn,
-        result: Result,
-        expected: NDArray[np.float32],
-    ) -> Finding:
+    def _agreement(self, reference: Manifest, wanted: VariantIn, found: Likeness) -> Finding:
         """Raises `ArtifactRejected` where it agrees too little."""
-        classes = record.spec.task == "classification"
-        found = agreement.likeness(expected, result.scores["test"], classes=classes)
         asked = wanted.min_agreement
         required = self._min_agreement if asked is None else asked
         interval = found.interval
@@ -211,7 +211,7 @@ class Gates:
             "value": interval.value,
             "low": interval.low,
             "high": interval.high,
-            "max_abs_difference": min(found.max_abs_difference, np.finfo(np.float64).max),
+            "max_abs_difference": min(found.max_abs_difference, sys.float_info.max),
             "required": required,
         }
         if interval.low < required:
@@ -269,7 +269,7 @@ def _profiled(result: Result) -> Finding:
     return Finding(gate="profile", outcome="passed", evidence=evidence)
 
 
-def _scored(result: Result) -> Finding:
+def _accurate(result: Result) -> Finding:
     accuracy = result.accuracy.get("test")
     if accuracy is None:
         return Finding(gate="accuracy", outcome="skipped", detail="the model has no evaluation set")

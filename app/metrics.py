@@ -217,6 +217,14 @@ class Metrics:
             "variant",
             "verdict",
         )
+        self._compared = counter(
+            "shadow_rows",
+            "Rows of live inputs on which a shadow or canary was compared with the reference, or "
+            "copies that failed.",
+            "model",
+            "variant",
+            "outcome",
+        )
         self._canary_requests = counter(
             "canary_requests",
             "Requests in a canary's share: answered by it, not suited to it, or by others after it "
@@ -348,6 +356,10 @@ class Metrics:
     def judged(self, manifest: Manifest, verdict: str) -> None:
         """One shadow or canary promoted or demoted."""
         self._verdicts.labels(manifest.model, manifest.variant, verdict).inc()
+
+    def compared(self, manifest: Manifest, outcome: str, rows: int) -> None:
+        """Rows on which a candidate `agreed` or `disagreed`, or a copy that `failed`."""
+        self._compared.labels(manifest.model, manifest.variant, outcome).inc(rows)
 
     def canary(self, manifest: Manifest, outcome: str) -> None:
         """One request in a canary's share: `taken`, `unsuited` or `rescued`."""

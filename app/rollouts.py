@@ -53,10 +53,12 @@ class Asker(NamedTuple):
 class Trial:
     """What one gateway has seen of one candidate, and of the variants beside it meanwhile."""
 
-    def __init__(self, engine: Engine, model: ServedModel, rollout: Rollout) -> None:
+    def __init__(
+        self, engine: Engine, metrics: Metrics, model: ServedModel, rollout: Rollout
+    ) -> None:
         self.rollout = rollout
         self.reference = model.record.reference
-        self.shadow = Shadow(engine, model, rollout)
+        self.shadow = Shadow(engine, metrics, model, rollout)
         self.times_s = self.shadow.times_s
         self.again_s = 0.0
         self._failed = {True: Count(), False: Count()}
@@ -181,7 +183,7 @@ class Rollouts:
                 await trial.shadow.stop()
         for name, model in models.items():
             if model.rollout is not None and name not in self._trials:
-                self._trials[name] = Trial(self._engine, model, model.rollout)
+                self._trials[name] = Trial(self._engine, self._metrics, model, model.rollout)
 
     async def _judge(self, model: str, trial: Trial) -> None:
         if time.monotonic() < trial.again_s:

@@ -22,6 +22,7 @@ from app.engine.limits import Limits
 from app.engine.process import spawn
 from app.engine.watchdog import Watchdog
 from app.engine.worker import LoadFailed, LocalWorker, RunFailed, WorkerLost
+from app.metrics import Metrics
 from router.sequential import Count
 from variants.agreement import likeness
 from variants.runtimes import Tensors
@@ -46,11 +47,14 @@ class Shadow:
     caller got, and a canary against nothing.
     """
 
-    def __init__(self, engine: Engine, model: ServedModel, rollout: Rollout) -> None:
+    def __init__(
+        self, engine: Engine, metrics: Metrics, model: ServedModel, rollout: Rollout
+    ) -> None:
         self.agreed = Count()
         self.failed = Count()
         self.times_s: deque[float] = deque(maxlen=MEMORY)
         self._engine = engine
+        self._metrics = metrics
         self._spec = model.spec
         self._rollout = rollout
         self._reference = model.variants.get(model.record.reference or "")
@@ -78,7 +82,12 @@ class Shadow:
     async def _keep(self) -> None:
         wanted = list(self._wanted())
         while wanted:
-            worker = await LocalWorker.connect(await asyncio.to_thread(spawn, Limits()))
+            try:
+                worker = await LocalWorker.connect(await asyncio.to_thread(spawn, Limits()))
+            except OSError as error:  # no process can be had now
+                log.warning("shadow_not_started", variant=self._rollout.name, error=str(error))
+                await asyncio.sleep(AGAIN_S)
+                continue
             try:
                 for served in wanted:
                     await worker.load(self._engine.loading(self._spec, served))
@@ -89,6 +98,7 @@ class Shadow:
                     await self._compare(worker, inputs, answer)
             except (WorkerLost, LoadFailed) as error:
                 self.failed = self.failed.plus(True)
+                self._count("failed", 1)
                 log.warning("shadow_lost", variant=self._rollout.name, error=str(error))
                 await asyncio.sleep(AGAIN_S)
             finally:
@@ -113,8 +123,14 @@ class Shadow:
             )
         except (RunFailed, KeyError, ValueError, IndexError):  # or outputs of another form
             self.failed = self.failed.plus(True)
+            self._count("failed", 1)
             return
         self.agreed = Count(hits=self.agreed.hits + alike.agreed, n=self.agreed.n + alike.n)
+        self._count("agreed", alike.agreed)
+        self._count("disagreed", alike.n - alike.agreed)
+
+    def _count(self, outcome: str, rows: int) -> None:
+        self._metrics.compared(self._rollout.served.manifest, outcome, rows)
 
     async def _run(self, worker: LocalWorker, served: ServedVariant, inputs: Tensors) -> Tensors:
         watchdog = Watchdog(worker, LIMIT_S)

@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from variants import artifact, evaluation, measure, runtimes
+from variants.agreement import Likeness, likeness
 from variants.errors import ArtifactRejected, TrialCrashed, TrialFailed
 from variants.measure import Effort, Progress
 from variants.profile import Accuracy, Profile
@@ -52,6 +53,8 @@ class Request:
     `evaluations` are safetensors files by name; all are scored on the fastest runtime, and rows of
     the first one fill the batches whose latency is measured (zeros where there is none).
     `keep_scores` asks for the scores of every row too; without it only their accuracy comes back.
+    With `reference_scores`, a file of little-endian float32 `[n, classes]` for the first of them,
+    its answers there are held against those.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class Request:
     runtimes: tuple[str, ...]
     evaluations: Mapping[str, Path] = field(default_factory=dict)
     keep_scores: bool = False
+    reference_scores: Path | None = None
     threads: int = 1
     effort: Effort = field(default_factory=Effort)
     memory_bytes: int = 8 * GIB
@@ -70,7 +74,8 @@ class Result:
     """Profiles on every runtime that took the file, and accuracy on the fastest of them.
 
     `runtime` has the lowest median latency at batch 1; `failures` says why others are missing.
-    `scores` are the first output by evaluation, `[n, classes] float32`, where they were asked for.
+    `scores` are the first output by evaluation, `[n, classes] float32`, where they were asked for,
+    and `likeness` is that to the reference.
     """
 
     runtime: str
@@ -78,11 +83,13 @@ class Result:
     accuracy: Mapping[str, Accuracy]
     failures: Mapping[str, str]
     scores: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    likeness: Likeness | None = None
 
 
 _request: TypeAdapter[Request] = TypeAdapter(Request)
 _profile: TypeAdapter[Profile] = TypeAdapter(Profile)
 _accuracy: TypeAdapter[Accuracy] = TypeAdapter(Accuracy)
+_likeness: TypeAdapter[Likeness] = TypeAdapter(Likeness)
 
 
 def run(
@@ -129,8 +136,11 @@ def run(
         best = min(profiles, key=lambda name: profiles[name].latency_s[1].p50)
         accuracy: dict[str, Accuracy] = {}
         scores: dict[str, NDArray[np.float32]] = {}
+        alike: Likeness | None = None
         for name, path in request.evaluations.items():
             answer = children[best].call("accuracy", {"path": str(path)}, part)
+            if "likeness" in answer:
+                alike = _likeness.validate_python(answer["likeness"])
             accuracy[name] = _accuracy.validate_python(answer["accuracy"])
             if request.keep_scores:
                 scores[name] = _decoded(answer["scores"], accuracy[name].n)
@@ -141,6 +151,7 @@ def run(
         accuracy=accuracy,
         failures=failures,
         scores=scores,
+        likeness=alike,
     )
 
 
@@ -290,7 +301,21 @@ class _Trial:
         answer = {"accuracy": _accuracy.dump_python(Accuracy.of(right, len(scores)), mode="json")}
         if self._request.keep_scores:
             answer["scores"] = base64.b64encode(scores.astype("<f4").tobytes()).decode()
+        first = next(iter(self._request.evaluations.values()))
+        if self._request.reference_scores is not None and Path(path) == first:
+            answer["likeness"] = asdict(self._likeness(scores, self._request.reference_scores))
         return answer
+
+    def _likeness(self, scores: NDArray[np.float32], reference: Path) -> Likeness:
+        expected = np.fromfile(reference, "<f4").reshape(len(scores), -1)
+        if expected.shape != scores.shape:
+            raise ArtifactRejected(
+                "signature_mismatch",
+                f"the first output on the evaluation set is {list(scores.shape)}, that of the "
+                f"reference {list(expected.shape)}",
+            )
+        classes = self._request.spec.task == "classification"
+        return likeness(expected, scores, classes=classes)
 
     def _rows(self) -> dict[str, runtimes.Tensor]:
         for path in self._request.evaluations.values():

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ class World:
 
     gateway: world.Gateway
     other_key: str
+    root: Path
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         key, other = world.make_key(data), world.make_key(data)
     env = {**ladders.ENV, "GEARSHIFT_WORKERS": "2", "GEARSHIFT_PIN_WORKERS": "false"}
     with world.gateway(root, key, env=env) as gateway:
-        yield World(gateway=gateway, other_key=other)
+        yield World(gateway=gateway, other_key=other, root=root)
         log = "".join(gateway.log)
         assert "Traceback" not in log and "never retrieved" not in log, log[-4000:]
 
@@ -285,6 +287,45 @@ def test_a_good_canary_is_promoted(running: World) -> None:
         assert last["reason"].startswith("promoted: ")
 
     assert story(running, act).variants["good"] > 20
+
+
+def test_two_gateways_agree_on_one_verdict_and_a_new_one_takes_part(running: World) -> None:
+    """The second starts while the canary is one; the first that is sure promotes it for both."""
+    plan = {"share": {"ratio": 0.5}, "criteria": CRITERIA}
+    first = running.gateway
+    env = {**ladders.ENV, "GEARSHIFT_PIN_WORKERS": "false"}
+    slow_down = {**plan, "criteria": {**CRITERIA, "promote": False}}
+
+    async def both(second: world.Gateway) -> None:
+        async with (
+            load(first.port, first.key) as one,
+            load(second.port, second.key) as other,
+            Caller(first.port, first.key) as admin,
+        ):
+            end = time.monotonic() + WITHIN_S
+            while not (one.variants["better"] and other.variants["better"]):
+                assert time.monotonic() < end, (one.variants, other.variants)
+                await asyncio.sleep(0.02)
+            await post(admin, "better", "canary", plan)
+            detail = await settled(admin, "better", "active")
+            moves = [e for e in detail["history"] if e["reason"].startswith("promoted")]
+            assert len(moves) == 1
+            async with Caller(second.port, second.key) as asker:
+                while True:
+                    reply = await asker.infer(
+                        {"model": MODEL, "inputs": ROW}, {"Infer-Variants": "better"}
+                    )
+                    if reply.status == 200:
+                        break
+                    assert reply.status == 409 and time.monotonic() < end
+                    await asyncio.sleep(0.05)
+
+    with first.client() as client:
+        client.post(f"{VARIANTS}/better/canary", json=slow_down).raise_for_status()
+        with world.gateway(running.root, first.key, env=env) as second:
+            asyncio.run(both(second))
+        assert "Traceback" not in "".join(second.log)
+        client.post(f"{VARIANTS}/better/deactivate").raise_for_status()
 
 
 def test_the_reference_and_the_last_one_go_by_force_only_and_it_is_recorded(

@@ -82,6 +82,21 @@ def save(tmp_path: Path, nodes: list[Any], **arrays: np.ndarray) -> Path:
     return models.save(built, tmp_path / "other.onnx")
 
 
+def test_answers_are_held_against_those_of_a_reference(request_: Request, tmp_path: Path) -> None:
+    rows = models.tiny_evaluation(100, wrong=10).inputs["x"]
+    mine, its = models.tiny_logits(rows), models.tiny_logits(rows, seed=3)
+    file = tmp_path / "scores"
+    its.astype("<f4").tofile(file)
+    found = trial.run(replace(request_, reference_scores=file)).likeness
+    assert found is not None
+    assert (found.n, found.agreed) == (100, (mine.argmax(1) == its.argmax(1)).sum())
+    assert found.max_abs_difference == pytest.approx(np.abs(mine - its).max(), rel=1e-4)
+    its[:, :2].astype("<f4").tofile(file)
+    with pytest.raises(ArtifactRejected, match="that of the reference") as refusal:
+        trial.run(replace(request_, reference_scores=file))
+    assert refusal.value.code == "signature_mismatch"
+
+
 def test_a_known_artifact_is_scored_without_being_measured(request_: Request) -> None:
     rows = models.tiny_evaluation(100, wrong=10).inputs["x"]
     assert np.allclose(trial.scores(request_), models.tiny_logits(rows), atol=1e-5)
