@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.world import outside
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
@@ -57,7 +59,7 @@ def nursery(log: Path, env: Mapping[str, str] | None = None) -> Iterator[Nursery
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, **(env or {})},
+            env={**outside(), **(env or {})},
         )
     try:
         yield Nursery(process)

@@ -31,14 +31,21 @@ from tests.ladder import MODEL, Ladder
 from variants.data_folder import DataFolder, open_data_folder
 
 CRASHES = int(os.environ.get("GEARSHIFT_TEST_CRASHES", "6"))
+PG_CRASHES = int(os.environ.get("GEARSHIFT_TEST_PG_CRASHES", "3"))
+SERVER_CRASHES = int(os.environ.get("GEARSHIFT_TEST_SERVER_CRASHES", "1"))
 CUTS = int(os.environ.get("GEARSHIFT_TEST_CUTS", "40"))
 ROUNDS = 25
 """So many crashes one data folder lives through."""
 
-LONGEST_S = 1.6
-"""A gateway lives for at most this; its worker is there after about half of it."""
+LONGEST_S = 1.2
+"""A gateway lives for at most this after its first answer, and one in five not even to that."""
 
 SETTLED = ("active", "inactive", "failed")
+VERBS = (
+    ("activate", ("active",)),
+    ("deactivate", ("inactive",)),
+    ("canary", ("canary", "active", "inactive")),  # it may be judged meanwhile
+)
 ENV = {**ladders.ENV, "GEARSHIFT_WORKERS": "1"}
 
 
@@ -133,12 +140,12 @@ class World:
 
     def _switches(self, client: httpx.Client) -> None:
         name = self.chance.choice(("one", "two"))
-        on = self.chance.random() < 0.5
-        verb, state = ("activate", "active") if on else ("deactivate", "inactive")
-        self.notes.intent(f"variant {name}", state)
-        answer = client.post(f"/v1/models/{MODEL}/variants/{name}/{verb}")
+        verb, states = self.chance.choice(VERBS)
+        self.notes.intent(f"variant {name}", *states)
+        body = {"json": {}} if verb == "canary" else {}
+        answer = client.post(f"/v1/models/{MODEL}/variants/{name}/{verb}", **body)
         if self._told(verb, answer, 409, 422):
-            self.notes.fact(f"variant {name}", state)
+            self.notes.fact(f"variant {name}", *states)
         reference = self.chance.choice(("best", "mid", "fast"))
         self.notes.intent(f"reference {MODEL}", reference)
         answer = client.put(f"/v1/models/{MODEL}/reference", json={"variant": reference})
@@ -162,6 +169,11 @@ class World:
         if self._told("register", answer):
             told = answer.json()["state"]
             self.notes.fact(f"variant {name}", *([told] if told in SETTLED else SETTLED))
+            if self.chance.random() < 0.4:
+                self.notes.intent(f"variant {name}", "inactive", "retired")
+                answer = client.post(f"/v1/models/{MODEL}/variants/{name}/retire")
+                if self._told("retire", answer, 409):
+                    self.notes.fact(f"variant {name}", "retired")
 
     def _infers(self, client: httpx.Client) -> None:
         answer = client.post("/infer", json={"model": MODEL, "inputs": [1, 2, 3, 4]})
@@ -195,7 +207,10 @@ def kill_often(world: World, kind: str, log: Path, crashes: int) -> None:
         for _ in range(crashes):
             child = forks.start(world.root, world.env())
             with world.clients(child.port):
-                time.sleep(world.chance.uniform(0.01, LONGEST_S))
+                if world.chance.random() < 0.8:
+                    before = world.done.total()
+                    until(lambda before=before: world.done.total() > before, 30)
+                time.sleep(world.chance.uniform(0.0, LONGEST_S))
                 forks.kill(child)
             things += world.check()
             world.note_all()  # what was in flight is decided now
@@ -244,7 +259,7 @@ def test_a_gateway_on_postgresql_that_is_killed_loses_nothing_acknowledged(
     built_ladder: Ladder, tmp_path: Path
 ) -> None:
     with servers.postgres() as server:
-        left = CRASHES // 2
+        left = PG_CRASHES
         while left > 0:
             folder = tmp_path / str(left)
             folder.mkdir()
@@ -258,7 +273,7 @@ def test_a_postgresql_server_that_is_killed_loses_nothing_and_the_gateway_serves
 ) -> None:
     with servers.postgres("fsync=on") as server:
         world = begin(built_ladder, tmp_path / "data", tmp_path, server.database())
-        log, things, kills = tmp_path / "log", 0, max(1, CRASHES // 6)
+        log, things, kills = tmp_path / "log", 0, SERVER_CRASHES
         with nursery.nursery(log) as forks:
             child = forks.start(world.root, world.env())
             for _ in range(kills):
