@@ -223,7 +223,7 @@ class Gateway:
             return None
         if not self._rollouts.wants(model.rollout, asker):
             return None
-        decision = self.route(model.canary, replace(constraints, variants=(name,)), rows)
+        decision = self.route(model.canary, replace(constraints, variants=(name,)), rows, only)
         suited = decision.outcome == "admitted" and not decision.violated
         if not suited and decision.outcome == "overloaded":
             self._engine.bring(model.canary, (name,))  # so that the next one finds it open

@@ -70,7 +70,7 @@ async def get_variant(model: str, variant: str, parts: Parts, who: Who) -> Varia
     found = await asyncio.to_thread(_detail, parts, model, variant)
     if who.terms.allow is None:
         return found
-    return found.model_copy(update={"parent": None, "cascades": [], "history": []})
+    return found.model_copy(update=_NOT_FOR_SOME)
 
 
 @router.get("/{model}/variants/{variant}/history", summary="A variant's history")
@@ -130,11 +130,13 @@ async def register(
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}}},
 )
-async def get_events(model: str, variant: str, parts: Parts) -> StreamingResponse:
+async def get_events(model: str, variant: str, parts: Parts, who: Who) -> StreamingResponse:
     """Server-sent events of its state and progress; they end when it is settled.
 
     Source: WHATWG HTML standard, section "Server-sent events".
     """
+    if who.terms.allow is not None:
+        raise Forbidden("events name other variants: not for a key of some models only")
     found = await parts.registration.follow(model, variant)
     return StreamingResponse(_events(parts, found), media_type="text/event-stream")
 
@@ -213,11 +215,22 @@ async def _events(parts: Services, found: AsyncIterator[VariantRecord]) -> Async
         yield b"event: state\ndata: " + orjson.dumps(content) + b"\n\n"
 
 
+_NOT_FOR_SOME: dict[str, Any] = {
+    "reason": "",
+    "parent": None,
+    "cascades": [],
+    "rollout": None,
+    "history": [],
+}
+"""What may name other variants or other keys, as a key of some models only sees it."""
+
+
 def _variants(parts: Services, model: str, terms: Terms) -> VariantList:
     found = parts.data.registry.variants(model)
     records = [record for record in found if terms.allows(model, record.name)]
+    hidden = {} if terms.allow is None else {"reason": ""}
     return VariantList(
-        variants=[VariantOut(**_fields(parts, r, _manifest(parts, r))) for r in records]
+        variants=[VariantOut(**_fields(parts, r, _manifest(parts, r)) | hidden) for r in records]
     )
 
 

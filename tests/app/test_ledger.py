@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +14,18 @@ from app.keys import Keys
 from app.ledger import Ledger
 from app.peppers import PepperSource
 from app.tenant import SHARES, Budget, Tenant, today
-from variants.data_folder import DataFolder
+from variants.data_folder import DataFolder, open_data_folder
 from variants.terms import Terms
 
 PER_DAY_USD = 1.0
+
+
+@pytest.fixture
+def data_folder(place: Path | str, tmp_path: Path) -> Iterator[DataFolder]:
+    """An empty data folder on either database."""
+    url = place if isinstance(place, str) else None
+    with open_data_folder(tmp_path / "data", database_url=url) as folder:
+        yield folder
 
 
 def gateway(data: DataFolder) -> tuple[Ledger, Keys]:
