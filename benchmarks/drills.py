@@ -24,6 +24,9 @@ TESTS = (
     "test_tenants.py",
     "test_clock.py",
 )
+ELSEWHERE = ("end_to_end/test_rollout.py", "router/test_sequential.py")
+"""Drills that lie beside what they try."""
+
 LONG = {
     "GEARSHIFT_TEST_KILLS": "500",
     "GEARSHIFT_TEST_CRASHES": "500",
@@ -36,6 +39,7 @@ LONG = {
     "GEARSHIFT_TEST_BAD_KEYS": "100000",
     "GEARSHIFT_TEST_SPENDERS": "20",
     "GEARSHIFT_TEST_LOAD_S": "60",
+    "GEARSHIFT_TEST_SEQUENCES": "2000",
 }
 
 
@@ -51,6 +55,7 @@ def main() -> int:
     env = {**os.environ, **(LONG if asked.long else {})}
     env["GEARSHIFT_TEST_TABLE"] = str(asked.out.resolve())
     files = [str(ROOT / "tests" / "faults" / name) for name in TESTS]
+    files += [str(ROOT / "tests" / name) for name in ELSEWHERE]
     command = [sys.executable, "-m", "pytest", "-q", *files]
     return subprocess.run(command, check=False, cwd=ROOT, env=env).returncode
 

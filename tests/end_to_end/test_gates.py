@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from app.findings import GATES
 from tests import models, world
+from tests.faults.table import drilled
 from variants.data_folder import open_data_folder
 
 MODEL = "tiny"
@@ -315,18 +315,5 @@ def test_where_signatures_are_asked_for_only_signed_artifacts_are_taken(tmp_path
         client.timeout = httpx.Timeout(120)
         detail = register(client, "new", new, signature=good)
         assert (detail["state"], gates_of(detail)["signing"]["outcome"]) == ("active", "passed")
-
-
-def test_a_signing_key_that_is_none_stops_the_start_with_its_reason(tmp_path: Path) -> None:
-    pytest.importorskip("model_signing")
-    (tmp_path / "key.pub").write_text("nonsense")
-    run = subprocess.run(
-        [sys.executable, "-m", "app.cli", "--data-dir", str(tmp_path / "data"), "serve"],
-        env={**world.outside(), "GEARSHIFT_SIGNING_KEY": str(tmp_path / "key.pub")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert run.returncode == 2, run.stderr
-    assert "is no public key of an elliptic curve in PEM form" in run.stderr
+    counts = {"refused": 5, "let in": 0, "of their own key taken": 1}
+    drilled("U17", "unsigned, another key, another file, no signature at all, a torn one", counts)

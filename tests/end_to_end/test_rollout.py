@@ -17,6 +17,7 @@ import pytest
 from tests import ladder as ladders
 from tests import models, world
 from tests.calls import Caller, Reply
+from tests.faults.table import drilled
 from variants.data_folder import open_data_folder
 
 MODEL = "gears"
@@ -209,14 +210,19 @@ def test_a_bad_canary_is_demoted_and_no_request_fails(
     plan = {"share": {"ratio": 0.3}, "criteria": CRITERIA}
 
     async def act(admin: Caller, found: Load) -> None:
+        begun = time.monotonic()
         await post(admin, name, "canary", plan)
         detail = await settled(admin, name, "inactive")
+        took["seconds"] = round(time.monotonic() - begun, 2)
         if criterion is not None:
             assert criterion in broken(detail)
         else:
             assert detail["history"][-1]["evidence"]["verdict"] == "demote"
 
-    story(running, act)
+    took: dict[str, float] = {}
+    found = story(running, act)
+    counts = {"requests": len(found.replies), "by it": found.variants[name], "failed": 0, **took}
+    drilled("R1", f"a bad canary ({name.removesuffix('-2')}) is demoted under load", counts)
 
 
 def test_a_canary_is_rolled_back_within_a_second_by_one_call(running: World) -> None:
@@ -234,12 +240,15 @@ def test_a_canary_is_rolled_back_within_a_second_by_one_call(running: World) -> 
         done = time.monotonic()
         assert detail["state"] == "inactive"
         assert done - begun < 1.0
-        print(f"rolled back in {(done - begun) * 1000:.1f} ms")
+        took["ms"] = round((done - begun) * 1000, 1)
         await asyncio.sleep(0.3)
         late = [v for reply, v in found.replies if reply.sent_s > done]
         assert late and "slow-2" not in late
 
-    story(running, act)
+    took: dict[str, float] = {}
+    found = story(running, act)
+    counts = {"requests": len(found.replies), "failed": 0, **took}
+    drilled("R2", "a slow canary is rolled back under load", counts)
 
 
 def test_keys_and_headers_choose_the_canary_and_bounds_are_kept(running: World) -> None:

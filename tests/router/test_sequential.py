@@ -1,6 +1,6 @@
 """Confidence sequences hold at every sample size at once.
 
-`GEARSHIFT_TEST_RUNS` sets how many sequences are simulated for each rate (200).
+`GEARSHIFT_TEST_SEQUENCES` sets how many sequences are simulated for each rate (100).
 """
 
 import math
@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.sequential import Count, difference, rate
+from tests.faults.table import drilled
 
-RUNS = int(os.environ.get("GEARSHIFT_TEST_RUNS", "200"))
+RUNS = int(os.environ.get("GEARSHIFT_TEST_SEQUENCES", "100"))
 LENGTH = 400
 ALPHA = 0.1
 
@@ -41,6 +42,8 @@ def test_whoever_looks_after_every_observation_is_misled_no_more_than_promised(p
 
     alarms = sum(any(misses(int(k), n) for n, k in enumerate(run, start=1)) for run in hits)
     assert alarms <= allowed(RUNS, ALPHA)
+    counts = {"sequences": RUNS, "looks": RUNS * LENGTH, "alarms": alarms, "allowed": ALPHA * RUNS}
+    drilled("R3", f"a rate of {p:g} is looked at after every observation", counts)
 
 
 def test_a_fixed_interval_would_mislead_whoever_looks_again_and_again() -> None:
