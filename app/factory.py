@@ -96,6 +96,8 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         effort=Effort(seconds=settings.profile_s),
         min_agreement=settings.min_agreement,
         signing_key=settings.signing_key,
+        timeout_s=settings.trial_timeout_s,
+        memory_bytes=settings.trial_memory_bytes,
     )
     known = open_keys(data.keys, data.root, required=settings.require_keys, pepper=settings.pepper)
     services = Services(

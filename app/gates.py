@@ -63,7 +63,8 @@ class Gates:
     """The gates of one gateway.
 
     `min_agreement` is the share of evaluation rows with the reference's answer that the lower bound
-    must reach, where a registration asks for no other.
+    must reach, where a registration asks for no other. `timeout_s` and `memory_bytes` bound each
+    process that tries an artifact.
     """
 
     def __init__(
@@ -74,12 +75,16 @@ class Gates:
         effort: Effort,
         min_agreement: float,
         signing_key: Path | None,
+        timeout_s: float,
+        memory_bytes: int,
     ) -> None:
         self._data = data
         self._threads = threads
         self._effort = effort
         self._min_agreement = min_agreement
         self._signing_key = signing_key
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
         self._reference: tuple[tuple[str, str], IO[bytes]] | None = None
 
     async def admit(self, wanted: VariantIn) -> None:
@@ -141,6 +146,8 @@ class Gates:
             reference_scores=scores,
             threads=self._threads,
             effort=self._effort,
+            timeout_s=self._timeout_s,
+            memory_bytes=self._memory_bytes,
         )
         result = await asyncio.to_thread(
             trial.run,

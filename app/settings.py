@@ -155,6 +155,12 @@ class Settings(BaseModel):
     profile_s: Annotated[
         float, Field(gt=0, description="time to measure a registered variant at each batch size")
     ] = 0.3
+    trial_timeout_s: Annotated[
+        float, Field(gt=0, description="time for one runtime to load and measure a new variant")
+    ] = 300.0
+    trial_memory_bytes: Annotated[
+        int, Field(ge=1 << 30, description="address space of the process that tries a new variant")
+    ] = 8 << 30
     min_agreement: Annotated[
         float,
         Field(

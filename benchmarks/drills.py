@@ -21,6 +21,8 @@ TESTS = (
     "test_overload.py",
     "test_crash.py",
     "test_database.py",
+    "test_malicious.py",
+    "test_uploads.py",
     "test_tenants.py",
     "test_clock.py",
 )
@@ -34,6 +36,8 @@ LONG = {
     "GEARSHIFT_TEST_SERVER_CRASHES": "50",
     "GEARSHIFT_TEST_CUTS": "1000",
     "GEARSHIFT_TEST_FLIPS": "5000",
+    "GEARSHIFT_TEST_MALICE": "every",
+    "GEARSHIFT_TEST_MUTATIONS": "20000",
     "GEARSHIFT_TEST_LEAKS": "2000",
     "GEARSHIFT_TEST_LOCK_S": "30",
     "GEARSHIFT_TEST_BAD_KEYS": "100000",

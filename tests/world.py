@@ -231,7 +231,11 @@ def gateway(
 
 def upload(client: httpx.Client, path: Path) -> str:
     """Upload an artifact and return its digest."""
-    content = path.read_bytes()
+    return upload_bytes(client, path.read_bytes())
+
+
+def upload_bytes(client: httpx.Client, content: bytes) -> str:
+    """Upload bytes and return their digest."""
     digest = hashlib.sha256(content).hexdigest()
     client.put(f"/v1/blobs/{digest}", content=content).raise_for_status()
     return digest
