@@ -9,6 +9,7 @@ file's lock. The bytes are believed only when all are here and have the digest t
 
 import fcntl
 import hashlib
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from variants.errors import Conflict, Invalid
 from variants.store import Store, storage_errors
 
 KEEP_S = 24 * 3600.0
+LOST_S = 60.0
+"""An upload at once that nobody holds and that has rested so long has died with its gateway."""
+
 _OWNER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -115,7 +119,9 @@ class Uploads:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                if not _is_at(path, file):
+                    raise FileNotFoundError
+            except (BlockingIOError, FileNotFoundError):  # the latter: it was swept just now
                 raise Conflict("another request is sending bytes of this upload") from None
             yield file
 
@@ -137,15 +143,22 @@ class Uploads:
 
     def sweep(self, older_than_s: float = KEEP_S) -> None:
         """Remove what nobody has gone on with, or can; what is being written stays."""
-        end = time.time() - older_than_s
+        now_s = time.time()
         for path in self._folder.iterdir():
-            with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.suffix or path.stat().st_mtime < end:
+            keep_s = min(older_than_s, LOST_S) if path.suffix else older_than_s
+            with suppress(FileNotFoundError, BlockingIOError):
+                if path.stat().st_mtime >= now_s - keep_s:
+                    continue
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     path.unlink()
 
     def _path(self, owner: str, name: str) -> Path:
         return self._folder / f"{_checked(owner)}-{name}"
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    return os.path.samestat(path.stat(), os.fstat(file.fileno()))
 
 
 def _checked(owner: str) -> str:

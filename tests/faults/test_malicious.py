@@ -107,7 +107,7 @@ def test_damaged_files_are_accepted_or_refused_and_nothing_else(kind: str, tmp_p
                 case "flip":
                     content[at] ^= data.draw(st.integers(1, 255))
                 case "cut":
-                    del content[at : at + data.draw(st.integers(1, len(content) - 1))]
+                    del content[at : at + data.draw(st.integers(1, max(1, len(content) - 1)))]
                     content = content or bytearray(b"x")
                 case "insert":
                     content[at:at] = data.draw(st.binary(min_size=1, max_size=16))

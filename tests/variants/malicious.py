@@ -586,7 +586,7 @@ def _all() -> Iterator[Malice]:
         name="memory.onnx",
         content=_memory,
         code="load_failed",
-        words="memory|bad_alloc|died|allocate",
+        words="memory|bad_alloc|died|allocate|did not end",
         stage="trial",
     )
     yield Malice(
