@@ -159,7 +159,7 @@ class Settings(BaseModel):
         float, Field(gt=0, description="time for one runtime to load and measure a new variant")
     ] = 300.0
     trial_memory_bytes: Annotated[
-        int, Field(ge=1 << 30, description="address space of the process that tries a new variant")
+        int, Field(ge=1, description="address space of the process that tries a new variant")
     ] = 8 << 30
     min_agreement: Annotated[
         float,

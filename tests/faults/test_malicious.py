@@ -58,6 +58,7 @@ def refused(client: httpx.Client, name: str, malice: Malice, canary: Path) -> st
     return malice.stage
 
 
+@pytest.mark.option("trial_timeout_s", "trial_memory_bytes")
 def test_no_malicious_file_runs_or_is_ever_routable(ladder: Ladder, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     counts: Counter[str] = Counter()
