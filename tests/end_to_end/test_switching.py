@@ -20,6 +20,7 @@ import pytest
 from tests import ladder as ladders
 from tests import models, world
 from tests.calls import Caller, Reply, spread
+from tests.faults.table import drilled
 from tests.ladder import MODEL, PRICES, Ladder
 from variants.cost import usd_per_million
 from variants.manifest import Manifest
@@ -272,4 +273,15 @@ def test_ten_thousand_requests_while_variants_come_and_go(
     assert {"best", "mid", "fast", "glacial", "extra-0"} <= set(tally.variants)
     assert not re.search(r"gearshift_constraint_violations_total\{.*\} [^0]", metrics)
     assert "Traceback" not in "".join(gateway.log)
+    drilled(
+        "H13",
+        "requests of twenty kinds while variants are registered, activated and deactivated",
+        {
+            "requests": tally.sent.total(),
+            "switches": tally.switches.total(),
+            "answered": tally.statuses[200],
+            "refused, not active": tally.statuses[404] + tally.statuses[409],
+            "wrong": len(tally.broken),
+        },
+    )
     assert "never retrieved" not in "".join(gateway.log)
