@@ -1,7 +1,7 @@
 """Faults thrown at a running gateway, and what came of them: workers, load, database, files, keys.
 
 python -m benchmarks.drills              # as the tests run them
-python -m benchmarks.drills --long       # hours: 500 kills of each kind, 50,000 admin requests, loads of 60 s
+python -m benchmarks.drills --long       # hours: 500 kills of each kind, 50,000 admin requests
 python -m benchmarks.drills --out FILE   # where the table goes, beside the other results by default
 
 The exit status is that of the tests behind it: not 0 where one drill did not end as it must.
