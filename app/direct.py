@@ -205,8 +205,7 @@ class Exchange:
         """What takes long is decoded on a thread, so that it does not hold up the others."""
         try:
             assert self._head is not None
-            decode = self._direct.inference.decode
-            self._submit(await asyncio.to_thread(decode, self._head, raw))
+            self._submit(await self._direct.inference.decode_large(self._head, raw))
         except Exception as error:
             self._refuse(error)
 

@@ -3,7 +3,9 @@
 `routes/infer.py` speaks ASGI and `direct.py` the connection itself; both only move bytes.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from app import binary, body, headers, images, texts
 from app.access import Caller
 from app.binary import Wanted
 from app.catalog import ServedModel
+from app.engine.limits import usable_cores
 from app.errors import Malformed, WrongContentType, milliseconds
 from app.gateway import Gateway, Reply
 from app.headers import InferHeaders
@@ -85,6 +88,8 @@ class Inference:
         self._keys = keys
         self._heads: dict[tuple[tuple[bytes, bytes], ...], Head] = {}
         self._heads_version = -1
+        # Their own: others may all wait for the registry.
+        self._threads = ThreadPoolExecutor(len(usable_cores()), thread_name_prefix="decode")
 
     def remembered_head(self, raw: tuple[tuple[bytes, bytes], ...]) -> Head:
         """The same as `head`, found at once where the same headers were read before.
@@ -146,6 +151,11 @@ class Inference:
             return self.decode(head, raw, ON_LOOP)
         except (images.TooManyPixels, texts.TooManyCharacters):
             return None  # so far only the picture's header was read, or nothing
+
+    async def decode_large(self, head: Head, raw: bytes) -> Call:
+        """`decode` on a thread, so that it does not hold up the others."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self.decode, head, raw)
 
     def decode(self, head: Head, raw: bytes, limits: body.Limits = body.MOST) -> Call:
         """The model that is asked and its input tensors.

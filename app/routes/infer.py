@@ -38,7 +38,7 @@ class InferEndpoint:
             whole = bytes(raw)
             call = inference.decode_small(head, whole)
             if call is None:
-                call = await asyncio.to_thread(inference.decode, head, whole)
+                call = await inference.decode_large(head, whole)
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(cancel_on_disconnect(receive, task))

@@ -9,6 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests import ladder as ladders
+from tests import world
+from tests.faults.gateways import until
+from tests.ladder import MODEL, Ladder
+from variants import backup
+from variants.data_folder import open_data_folder
+from variants.store import Store
+
 
 def gearshift(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -100,3 +108,38 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert_mistake(gearshift(tmp_path, "keys", "revoke", "nope"), "nope")
     wrong = gearshift(tmp_path, "keys", "create", "--name", "x", "--scopes", "root")
     assert wrong.returncode == 2 and "unknown scope 'root'" in wrong.stderr
+
+
+def test_a_backup_is_made_and_brought_back_by_command(ladder: Ladder, tmp_path: Path) -> None:
+    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "app.cli", "--data-dir", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    made = run(ladder.root, "backup", str(tmp_path / "kept"))
+    assert made.returncode == 0, made.stderr
+    assert "pepper" in made.stdout
+    back = run(tmp_path / "new", "restore", str(tmp_path / "kept"))
+    assert back.returncode == 0, back.stderr
+    with open_data_folder(ladder.root) as old, open_data_folder(tmp_path / "new") as new:
+        assert new.registry.variants(MODEL) == old.registry.variants(MODEL)
+    again = run(tmp_path / "new", "restore", str(tmp_path / "kept"))
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "--force" in again.stderr
+
+
+def test_a_gateway_goes_on_with_a_registry_that_is_restored_under_it(
+    ladder: Ladder, tmp_path: Path
+) -> None:
+    with open_data_folder(ladder.root) as data:
+        backup.back_up(data, tmp_path / "kept")
+    with (
+        world.gateway(ladder.root, ladder.key, env=ladders.ENV) as gateway,
+        gateway.client() as client,
+    ):
+        made = client.post("/v1/keys", json={"name": "late", "scopes": ["read"]}).json()["key"]
+        with gateway.client(made) as late:
+            assert late.get("/v1/models").status_code == 200
+            backup.restore(tmp_path / "kept", ladder.root, Store(ladder.root), force=True)
+            until(lambda: late.get("/v1/models").status_code == 401, 2.0)
+        assert client.post("/v1/keys", json={"name": "new", "scopes": ["read"]}).is_success
+        assert client.get("/readyz").json()["registry"] is None

@@ -4,6 +4,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
+from tests import servers
 from tests.models import tiny_spec
 from tests.variants.test_registry import PROFILED, add
 from variants import tables
 from variants.audit import Audit
 from variants.database import MIGRATIONS, Database, newest_schema
-from variants.errors import GearshiftError
+from variants.errors import GearshiftError, Invalid, RegistryReadOnly, RegistryUnavailable
 from variants.key_table import KeyTable
 from variants.registry import Registry, _spec
 
@@ -222,3 +224,55 @@ def test_processes_may_open_a_new_database_at_once(place: Path | str) -> None:
     database = Database(place)
     assert sorted(key.id for key in KeyTable(database).all()) == names
     database.close()
+
+
+# A PostgreSQL server that is slow, read-only or gone
+
+
+def test_every_wait_for_a_server_is_bounded(postgres: servers.Postgres) -> None:
+    url = postgres.database()
+    one, other = Database(url), Database(url, timeout_s=0.3)
+    with one.write():
+        start = time.monotonic()
+        with pytest.raises(RegistryUnavailable, match="in time"), other.change():
+            raise AssertionError("it had the lock")
+        assert time.monotonic() - start < 2
+        assert other.version() == one.version()  # readers wait for nobody
+    with pytest.raises(RegistryUnavailable), other.read() as db:
+        db.exec_driver_sql("SELECT pg_sleep(5)")
+    with other.change():
+        pass
+    one.close()
+    other.close()
+
+
+def test_a_server_that_takes_no_changes_is_read_only_until_it_does(
+    postgres: servers.Postgres,
+) -> None:
+    url = postgres.database()
+    name = url.partition("@/")[2].partition("?")[0]
+    database = Database(url)
+    Registry(database).put_model(tiny_spec(), None, actor="test")
+    postgres.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    database.close()  # what is connected keeps its own setting
+    with pytest.raises(RegistryReadOnly):
+        Registry(database).put_model(tiny_spec(), "e" * 64, actor="test")
+    assert "read-only" in database.read_only
+    assert Registry(database).model("tiny").evaluation_digest is None
+    postgres.sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    database.close()
+    Registry(database).put_model(tiny_spec(), "e" * 64, actor="test")
+    assert database.read_only == ""
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "registry.sqlite3", "sqlite:///x"])
+def test_another_kind_of_database_is_refused(url: str) -> None:
+    with pytest.raises(Invalid, match="postgresql://"):
+        Database(url)
+
+
+def test_a_server_that_is_not_there_is_told_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(RegistryUnavailable) as refusal:
+        Database(f"postgresql://me:secret@/name?host={tmp_path}", timeout_s=0.5)
+    assert "secret" not in f"{refusal.value} {refusal.value.__cause__}"
