@@ -23,6 +23,7 @@ TESTS = (
     "test_database.py",
     "test_malicious.py",
     "test_uploads.py",
+    "test_replicas.py",
     "test_tenants.py",
     "test_clock.py",
 )
@@ -43,6 +44,7 @@ LONG = {
     "GEARSHIFT_TEST_FLIPS": "5000",
     "GEARSHIFT_TEST_MALICE": "every",
     "GEARSHIFT_TEST_MUTATIONS": "20000",
+    "GEARSHIFT_TEST_RESTARTS": "5",
     "GEARSHIFT_TEST_LEAKS": "2000",
     "GEARSHIFT_TEST_LOCK_S": "30",
     "GEARSHIFT_TEST_BAD_KEYS": "100000",

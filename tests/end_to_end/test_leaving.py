@@ -18,7 +18,6 @@ DELAY_S = 1.0
 
 
 @pytest.mark.option("drain_delay_s")
-@pytest.mark.option("drain_delay_s")
 def test_from_the_signal_on_it_is_not_ready_and_takes_what_comes_for_a_while(
     ladder: Ladder,
 ) -> None:
