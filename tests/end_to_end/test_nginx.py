@@ -62,6 +62,8 @@ def protocol_tests() -> Iterator[tuple[str, dict[str, object]]]:
             continue
         rows: list[dict[str, object]] = [{}]
         for mark in getattr(test, "pytestmark", []):
+            if mark.name != "parametrize":
+                continue
             names, values = mark.args[0], list(mark.args[1])
             if isinstance(names, str):
                 rows = [{names: value} for value in values]
