@@ -247,6 +247,8 @@ class Exchange:
     def _refuse(self, error: Exception) -> None:
         if self.response_complete:
             return
+        if isinstance(error, OverQuota):
+            self._direct.metrics.over_quota(error.cause)
         problem: Problem = problem_for(error)
         if problem.status == 500:
             log.error("bug", exc_info=error, request_id=self.request_id)

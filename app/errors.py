@@ -89,7 +89,9 @@ class Forbidden(Exception):
 
 
 class OverQuota(Exception):
-    """The caller asks for more than its key allows."""
+    """The caller asks for more than its key allows; `cause` is a word for the metrics."""
+
+    cause = ""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
@@ -99,9 +101,13 @@ class OverQuota(Exception):
 class RateLimited(OverQuota):
     """Too many requests in too short a time."""
 
+    cause = "rate_limit"
+
 
 class BudgetSpent(OverQuota):
     """The dollars of the key's day are spent."""
+
+    cause = "budget"
 
 
 class Refused(Exception):

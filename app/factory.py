@@ -23,7 +23,15 @@ from app.decisions import Decisions
 from app.direct import Direct
 from app.engine.engine import Engine
 from app.engine.process import Process
-from app.errors import CONTENT_TYPE, TABLE, Forbidden, Problem, Unauthenticated, problem_for
+from app.errors import (
+    CONTENT_TYPE,
+    TABLE,
+    Forbidden,
+    OverQuota,
+    Problem,
+    Unauthenticated,
+    problem_for,
+)
 from app.gates import Gates
 from app.gateway import Gateway
 from app.http_edge import Edge, RequestIds
@@ -100,6 +108,8 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         memory_bytes=settings.trial_memory_bytes,
     )
     known = open_keys(data.keys, data.root, required=settings.require_keys, pepper=settings.pepper)
+    if strangers := known.strangers():
+        log.warning("keys_under_another_pepper", keys=strangers[:10], count=len(strangers))
     services = Services(
         settings=settings,
         data=data,
@@ -249,6 +259,8 @@ async def _raised(request: Request, error: Exception) -> Response:
     problem = problem_for(error)
     if problem.status == 500:
         log.error("bug", exc_info=error, request_id=request.scope["gearshift.request_id"])
+    if isinstance(error, OverQuota):
+        services.metrics.over_quota(error.cause)
     if isinstance(error, Forbidden):
         services.metrics.auth_failed("scope")
     return _document(request, problem)

@@ -109,6 +109,11 @@ class Keys:
         )
         return _Valid(caller, (record.secret.hmac, _old(record, now)))
 
+    def strangers(self) -> list[str]:
+        """Valid keys that were stored under a pepper that is not here: nobody can use them."""
+        now, known = datetime.fromtimestamp(self._clock(), UTC), (None, *self._peppers.ids)
+        return [r.id for r in self._records if r.valid_at(now) and r.secret.pepper not in known]
+
     def tenants(self) -> list[Tenant]:
         """Every key's counters, ended keys' too until what they used is booked."""
         return list(self._tenants.values())

@@ -328,6 +328,10 @@ class Metrics:
         """One hard bound that was promised and then missed."""
         self._violations.labels(model, variant, bound).inc()
 
+    def over_quota(self, cause: str) -> None:
+        """One refusal because of what the key allows: `rate_limit` or `budget`."""
+        self._rejected.labels("_unknown_", cause).inc()
+
     def rejected(self, model: str, cause: str) -> None:
         """One refusal for lack of capacity."""
         self._rejected.labels(model, cause).inc()

@@ -136,7 +136,9 @@ def test_keys_outlive_a_pepper_if_they_are_used(keys: Keys, data_folder: DataFol
     with pytest.raises(Invalid, match=id_of(idle)) as refused:
         keys.rotate_pepper(actor="test")
     assert id_of(used) not in str(refused.value)
+    assert keys.strangers() == []
     keys.rotate_pepper(actor="test", force=True)
+    assert keys.strangers() == [id_of(idle)]
     assert [valid(keys, key) for key in (used, idle, fresh)] == [True, False, True]
     actions = [entry.action for entry in data_folder.audit.after(0)]
     assert actions.count("key.rotate-pepper") == 2

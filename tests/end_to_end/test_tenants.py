@@ -198,6 +198,9 @@ def test_too_many_requests_are_told_when_to_come_back(edge: Edge, make: Callable
     assert statuses == {200, 429}, "the way through ASGI counts as well"
     reading = {ask(edge, "GET", "/v1/models", key).status for _ in range(12)}
     assert 429 in reading
+    metrics = edge.send("tenants", request("GET", "/metrics", key=edge.key)).body.decode()
+    counted = re.search(r'rejected_total{cause="rate_limit",model="_unknown_"} (\d+)', metrics)
+    assert counted is not None and int(counted[1]) >= len(refused) + 2
 
 
 def test_a_key_without_dollars_is_told_until_when(edge: Edge, make: Callable[..., str]) -> None:
