@@ -6,6 +6,7 @@ costs the key what it had left of its share, never the other way round.
 """
 
 import asyncio
+import contextlib
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +19,8 @@ from variants.usage_table import Entry, UsageTable
 log = structlog.get_logger()
 
 TICK_S = 0.5
+PAUSE_S = 0.02
+"""Between two looks at the database, however fast dollars are spent."""
 
 
 class Ledger:
@@ -27,11 +30,19 @@ class Ledger:
         self._table = table
         self._keys = keys
         self._booking = asyncio.Lock()
+        self._woken = asyncio.Event()
 
     async def run(self) -> None:
-        """Book twice a second until cancelled; keys whose time is over end by the way."""
+        """Book twice a second, and where dollars have run out, until cancelled.
+
+        Keys whose time is over end by the way.
+        """
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._woken.wait()
+            self._woken.clear()
             try:
                 await asyncio.to_thread(self._keys.renew)
             except (GearshiftError, OSError, SQLAlchemyError) as error:  # what is known goes on
@@ -44,7 +55,11 @@ class Ledger:
         Where the database is away nothing is lost, and the next time books it.
         """
         async with self._booking:
-            entries = [(t, entry) for t in self._keys.tenants() if (entry := _taken(t, last=last))]
+            tenants = self._keys.tenants()
+            for tenant in tenants:
+                if tenant.budget is not None:
+                    tenant.budget.wake = self._woken.set
+            entries = [(t, entry) for t in tenants if (entry := _taken(t, last=last))]
             if not entries:
                 return
             try:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 from app.errors import BudgetSpent, RateLimited
@@ -16,10 +17,11 @@ class Budget:
     """Dollars that were set aside for one key and one day, and what is left of them here.
 
     Money is set aside in the database before it is spent (`app/ledger.py`), never the other way
-    round: what is lost with a gateway was not spent. Used from the event loop only.
+    round: what is lost with a gateway was not spent. Used from the event loop only. `wake` has more
+    set aside soon.
     """
 
-    __slots__ = ("day", "left_usd", "per_day_usd", "spent_out", "wanted_usd")
+    __slots__ = ("day", "left_usd", "per_day_usd", "spent_out", "wake", "wanted_usd")
 
     def __init__(self, per_day_usd: float, day: date) -> None:
         self.per_day_usd = per_day_usd
@@ -27,6 +29,7 @@ class Budget:
         self.left_usd = 0.0
         self.wanted_usd = 0.0
         self.spent_out = False
+        self.wake: Callable[[], None] | None = None
 
     def hold(self, usd: float) -> "Bill":
         """Take it out until the bill is settled. Raises `BudgetSpent`."""
@@ -38,6 +41,8 @@ class Budget:
         """Raise `BudgetSpent` where not so much is left, or nothing."""
         if usd > self.left_usd or self.left_usd <= 0.0:
             self.wanted_usd = max(self.wanted_usd, usd)
+            if self.wake is not None and not self.spent_out:
+                self.wake()
             raise BudgetSpent(
                 f"the {self.per_day_usd:g} US dollars of this key's day are spent"
                 if self.spent_out

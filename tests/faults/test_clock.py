@@ -19,7 +19,7 @@ from tests.faults.table import drilled
 from tests.ladder import Ladder
 from variants.data_folder import open_data_folder
 
-STOPS = 2
+STOPS = 1
 STOP_S = 1.7
 HANG_S = 1.0
 

@@ -168,7 +168,7 @@ def test_a_day_has_no_more_dollars_after_any_number_of_kills(ladder: Ladder) -> 
                         refused += 1
                         break
                     else:
-                        time.sleep(0.1)
+                        time.sleep(0.02)
                     if life < SPENDERS and answered >= quota:
                         break
             if life < SPENDERS:
