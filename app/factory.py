@@ -89,6 +89,13 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
     remembered = Decisions(prefix)
     switches = Switches(data=data, engine=engine, metrics=metrics, prices=settings.prices.prices())
     rollouts = Rollouts(engine=engine, switches=switches, metrics=metrics)
+    promises = Promises(
+        engine=engine,
+        switches=switches,
+        metrics=metrics,
+        demote=settings.demote,
+        audit_ratio=settings.audit_ratio,
+    )
     gateway = Gateway(
         engine=engine,
         metrics=metrics,
@@ -97,6 +104,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         queue_limit=settings.queue_limit,
         max_latency_s=settings.max_latency_s,
         rollouts=rollouts,
+        promises=promises,
     )
     gates = Gates(
         data=data,
@@ -118,9 +126,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         registration=Registration(data=data, gates=gates, switches=switches, metrics=metrics),
         switches=switches,
         rollouts=rollouts,
-        promises=Promises(
-            engine=engine, switches=switches, metrics=metrics, demote=settings.demote
-        ),
+        promises=promises,
         changes=Changes(
             data=data,
             show=switches.show,
@@ -209,6 +215,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await services.rollouts.stop()
+    await services.promises.stop()
     await services.registration.stop()
     await services.switches.stop()
     await services.engine.stop()

@@ -16,6 +16,7 @@ from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import RunFailed, WorkerLost
 from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics
+from app.promises import Promises
 from app.rollouts import Asker, RawHeaders, Rollouts
 from router import cascade as routing
 from router.admission import RETRY_MAX_S
@@ -64,8 +65,10 @@ class Gateway:
         queue_limit: int,
         max_latency_s: float,
         rollouts: Rollouts,
+        promises: Promises,
     ) -> None:
         self._engine = engine
+        self._promises = promises
         self._rollouts = rollouts
         self._metrics = metrics
         self._decisions = decisions
@@ -203,6 +206,8 @@ class Gateway:
                 self._rollouts.watch(model.spec.name, inputs, answer, canary=on_canary is not None)
                 if on_canary is not None:
                     return record, self._rescue(model.rollout, record, queued, inputs, answer)
+            if self._promises.audits:
+                self._promises.watch(model.spec.name, inputs, answer)
             return record, answer
         except (QueueFull, Draining) as error:
             self.failed(record, error)

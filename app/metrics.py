@@ -18,6 +18,7 @@ from prometheus_client import (
 )
 
 from app.tallies import Spread, Spreads, Tallies, Tally
+from variants.agreement import Likeness
 from variants.evidence import Cascade
 from variants.manifest import Manifest
 
@@ -219,8 +220,7 @@ class Metrics:
         )
         self._compared = counter(
             "shadow_rows",
-            "Rows of live inputs on which a shadow or canary was compared with the reference, or "
-            "copies that failed.",
+            "Live rows on which a variant was held against the reference, or failed copies.",
             "model",
             "variant",
             "outcome",
@@ -361,9 +361,14 @@ class Metrics:
         """One shadow or canary promoted or demoted."""
         self._verdicts.labels(manifest.model, manifest.variant, verdict).inc()
 
-    def compared(self, manifest: Manifest, outcome: str, rows: int) -> None:
-        """Rows on which a candidate `agreed` or `disagreed`, or a copy that `failed`."""
-        self._compared.labels(manifest.model, manifest.variant, outcome).inc(rows)
+    def compared(self, manifest: Manifest, alike: Likeness | None) -> None:
+        """Rows on which a variant agreed with the reference or not; None for a copy that failed."""
+        names = manifest.model, manifest.variant
+        if alike is None:
+            self._compared.labels(*names, "failed").inc()
+            return
+        self._compared.labels(*names, "agreed").inc(alike.agreed)
+        self._compared.labels(*names, "disagreed").inc(alike.n - alike.agreed)
 
     def canary(self, manifest: Manifest, outcome: str) -> None:
         """One request in a canary's share: `taken`, `unsuited` or `rescued`."""

@@ -1,22 +1,29 @@
-"""Variants that do not run as fast as their profiles promised: seen, shown, and demoted if asked.
+"""Variants that do not keep what was measured of them: seen, shown, and demoted if asked.
 
-The last variant that can serve and the reference are never demoted, only shown.
+Latency is seen at every run. Agreement with the reference is seen on a share of the live answers,
+where one is asked for, on a worker of its own (`shadow.py`). The last variant that can serve and
+the reference are never demoted, only shown.
 """
 
 import asyncio
 from collections import defaultdict
 from dataclasses import asdict
+from functools import partial
 from typing import Literal
 
 import structlog
 
 from app.catalog import ServedVariant
+from app.engine.batch import Answer
 from app.engine.engine import Engine
 from app.metrics import Metrics
+from app.shadow import Shadow
 from app.switches import Switches
 from router.promise import LATE_RATIO, Kept, Standing, standing, total
+from variants.agreement import Likeness
 from variants.errors import Conflict, GearshiftError, NotFound
 from variants.manifest import Manifest
+from variants.runtimes import Tensors
 
 log = structlog.get_logger()
 
@@ -30,12 +37,22 @@ class Promises:
     """Counts late runs of every variant; the engine tells of each run."""
 
     def __init__(
-        self, *, engine: Engine, switches: Switches, metrics: Metrics, demote: Demote
+        self,
+        *,
+        engine: Engine,
+        switches: Switches,
+        metrics: Metrics,
+        demote: Demote,
+        audit_ratio: float,
     ) -> None:
         self._engine = engine
         self._switches = switches
         self._metrics = metrics
         self._demote = demote
+        self._audit_ratio = audit_ratio
+        self._due = 0.0
+        self.audits: dict[str, Shadow] = {}
+        """By model, where answers are compared with the reference's."""
         self._kept: defaultdict[str, Kept] = defaultdict(Kept)
         self._broken: set[str] = set()
         if demote != "off":
@@ -44,20 +61,31 @@ class Promises:
     def ran(self, served: ServedVariant, rows: int, run_s: float) -> None:
         """One run of a variant on a worker."""
         if served.candidate.service:
-            self._kept[served.key].observe(run_s, served.candidate.service_s(rows, 95))
+            self._kept[served.key].ran(run_s, served.candidate.service_s(rows, 95))
 
-    def standing(self, key: str) -> Standing | None:
-        """How a variant stands, by its key; None before its first run."""
-        kept = self._kept.get(key)
+    def watch(self, model: str, inputs: Tensors, answer: "asyncio.Future[Answer]") -> None:
+        """Compare this answer with the reference's, if it is the turn of it."""
+        self._due = min(1.0, self._due + self._audit_ratio)
+        if self._due >= 1.0 and (audit := self.audits.get(model)) is not None:
+            self._due -= 1.0
+            answer.add_done_callback(partial(_offer, audit, inputs))
+
+    def standing(self, manifest: Manifest) -> Standing | None:
+        """How a variant stands; None before its first run."""
+        kept = self._kept.get(manifest.id)
         if kept is None:
             return None
-        others = [found.count for name, found in list(self._kept.items()) if name != key]
-        return standing(kept.count, total(others))
+        others = [one.late.count for key, one in list(self._kept.items()) if key != manifest.id]
+        return standing(kept.late.count, total(others), kept.agreed.count, _promised(manifest))
 
     def broken(self) -> list[Manifest]:
         """The variants that break their promise now."""
         served = self._engine.catalog.served()
         return [served[key].manifest for key in self._broken if key in served]
+
+    async def stop(self) -> None:
+        """End the workers that compare."""
+        await asyncio.gather(*(audit.stop() for audit in self.audits.values()))
 
     async def keep(self) -> None:
         """Look again and again."""
@@ -68,17 +96,39 @@ class Promises:
             except Exception:  # whatever it is, the next look comes
                 log.exception("promises_not_looked_at")
 
+    def _compared(self, served: ServedVariant, alike: Likeness | None) -> None:
+        self._metrics.compared(served.manifest, alike)
+        if alike is not None:
+            self._kept[served.key].agreed.add(alike.agreed, alike.n)
+
+    async def _follow(self) -> None:
+        """Have a worker for each model whose answers are to be compared."""
+        wanted = {}
+        for name, model in self._engine.catalog.models.items():
+            reference = model.variants.get(model.record.reference or "")
+            if reference is not None and len(model.variants) > 1 and self._audit_ratio > 0:
+                wanted[name] = (model.spec, reference)
+        for name, audit in list(self.audits.items()):
+            if name not in wanted or audit.reference != wanted[name][1]:
+                await self.audits.pop(name).stop()
+        for name, (spec, reference) in wanted.items():
+            if name not in self.audits:
+                self.audits[name] = Shadow(
+                    self._engine, spec, candidate=None, reference=reference, tell=self._compared
+                )
+
     async def _look(self) -> None:
+        await self._follow()
         served = self._engine.catalog.served()
         for key in self._kept.keys() - served.keys():
             del self._kept[key]
         self._broken &= served.keys()
         for key in list(self._kept):
-            found = self.standing(key)
+            manifest = served[key].manifest
+            found = self.standing(manifest)
             if found is None or not found.broken:
                 self._broken.discard(key)
                 continue
-            manifest = served[key].manifest
             if key not in self._broken:
                 self._broken.add(key)
                 log.warning("promise_broken", model=manifest.model, variant=manifest.variant)
@@ -86,12 +136,7 @@ class Promises:
                 await self._end(manifest, found)
 
     async def _end(self, manifest: Manifest, found: Standing) -> None:
-        beyond = found.beyond
-        reason = (
-            f"demoted: of {found.runs} runs {found.late.value:.3f} were later than its profile "
-            f"promised, beyond the others' by {beyond.value:.3f} "
-            f"[{beyond.low:.3f}, {beyond.high:.3f}], at most {LATE_RATIO:g}"
-        )
+        reason = f"demoted: {_told(found)}"
         try:
             await self._switches.deactivate(
                 manifest.model,
@@ -105,3 +150,33 @@ class Promises:
             log.info("promise_not_enforced", variant=manifest.variant, reason=str(error))
         except GearshiftError as error:
             log.error("promise_not_enforced", variant=manifest.variant, reason=str(error))
+
+
+def _offer(audit: Shadow, inputs: Tensors, future: "asyncio.Future[Answer]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        answer = future.result()
+        if audit.reference is not None and answer.variant.key != audit.reference.key:
+            audit.offer(inputs, answer)
+
+
+def _promised(manifest: Manifest) -> float | None:
+    """The least agreement with the reference that the build's test rows allow."""
+    evaluation = manifest.evaluation
+    if evaluation is None or evaluation.agreement is None:
+        return None
+    return 1.0 - evaluation.agreement.flips.high
+
+
+def _told(found: Standing) -> str:
+    if not found.agrees and found.agreed is not None:
+        agreed, least = found.agreed, found.promised_agreement
+        return (
+            f"of {found.rows} live rows {agreed.value:.4f} [{agreed.low:.4f}, {agreed.high:.4f}] "
+            f"had the reference's answer, at least {least:.4f} were promised"
+        )
+    beyond = found.beyond
+    return (
+        f"of {found.runs} runs {found.late.value:.3f} were later than the profile promised, beyond "
+        f"the others' by {beyond.value:.3f} [{beyond.low:.3f}, {beyond.high:.3f}], at most "
+        f"{LATE_RATIO:g}"
+    )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import structlog
 
-from app.catalog import Rollout, ServedModel
+from app.catalog import Rollout, ServedModel, ServedVariant
 from app.engine.batch import Answer
 from app.engine.engine import Engine
 from app.engine.refusals import DeadlinePassed
@@ -25,6 +25,7 @@ from app.shadow import Shadow
 from app.switches import Switches
 from router.rollout import Judged, Seen, Verdict, in_share, judge, told
 from router.sequential import Count
+from variants.agreement import Likeness
 from variants.errors import Conflict, GearshiftError, NotFound
 from variants.profile import Quantiles
 from variants.runtimes import Tensors
@@ -58,12 +59,21 @@ class Trial:
     ) -> None:
         self.rollout = rollout
         self.reference = model.record.reference
-        self.shadow = Shadow(engine, metrics, model, rollout)
+        self.shadow = Shadow(
+            engine,
+            model.spec,
+            candidate=rollout.served if rollout.state == "shadow" else None,
+            reference=model.variants.get(model.record.reference or ""),
+            tell=self._compared,
+        )
         self.times_s = self.shadow.times_s
+        self._metrics = metrics
+        self._agreed = Count()
+        self._copies_failed = Count()
         self.again_s = 0.0
         self._failed = {True: Count(), False: Count()}
         self._slow = {True: Count(), False: Count()}
-        self._copies = 0.0
+        self._due = 0.0
         self._last: object = None
 
     def answered(self, inputs: Tensors, answer: Answer) -> None:
@@ -80,13 +90,20 @@ class Trial:
             if mine:
                 self.times_s.append(answer.run_s)
         if self.rollout.state == "canary":
-            if mine:
+            if mine and self.shadow.reference is not None:
                 self.shadow.offer(inputs, answer)
             return
-        self._copies += self.rollout.plan.share.ratio
-        if self._copies >= 1.0:
-            self._copies -= 1.0
+        self._due += self.rollout.plan.share.ratio
+        if self._due >= 1.0:
+            self._due -= 1.0
             self.shadow.offer(inputs, answer)
+
+    def _compared(self, served: ServedVariant, alike: Likeness | None) -> None:
+        self._metrics.compared(served.manifest, alike)
+        self._copies_failed = self._copies_failed.plus(alike is None)
+        if alike is not None:
+            agreed = self._agreed
+            self._agreed = Count(hits=agreed.hits + alike.agreed, n=agreed.n + alike.n)
 
     def failed(self, error: BaseException, *, mine: bool) -> None:
         """Count one request that got no answer; those of one run are one."""
@@ -99,11 +116,11 @@ class Trial:
         """All counts so far."""
         shadow = self.rollout.state == "shadow"
         return Seen(
-            failed=self.shadow.failed if shadow else self._failed[True],
+            failed=self._copies_failed if shadow else self._failed[True],
             slow=None if shadow else self._slow[True],
             others_failed=self._failed[False],
             others_slow=self._slow[False],
-            agreed=self.shadow.agreed,
+            agreed=self._agreed,
         )
 
     @property

@@ -65,12 +65,15 @@ class VariantOut(BaseModel):
 
 
 class PromiseOut(BaseModel):
-    """Its last runs on this gateway against the p95 that its profile promises."""
+    """What was seen of it lately on this gateway, against what was measured of it."""
 
     runs: int
     late: Interval = Field(description="share of runs that took more than 1.5 times the p95")
     beyond: Interval = Field(description="that share less the one of all other variants")
-    broken: bool = Field(description="more than 5 % are surely late")
+    rows: int = Field(description="live rows compared with the reference's answers")
+    agreed: Interval | None = Field(description="share of them with the same answer")
+    promised_agreement: float | None = Field(description="the least that the build's rows allow")
+    broken: bool = Field(description="more than 5 % are surely late, or agreement is below")
     own_doing: bool = Field(description="and surely not because of the host")
 
 

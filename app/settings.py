@@ -174,9 +174,19 @@ class Settings(BaseModel):
         Literal["off", "flag", "demote"],
         Field(
             description="what becomes of an active variant that runs slower than its profile "
-            "promised: nothing, a flag, or deactivation where others can take its place"
+            "promised, or agrees less with the reference than the build measured: nothing, a flag, "
+            "or deactivation where others can take its place"
         ),
     ] = "flag"
+    audit_ratio: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="share of live answers that are compared with the reference's, while "
+            "nothing else needs the machine; takes one more worker process for each model",
+        ),
+    ] = 0.0
     signing_key: Annotated[
         Path | None,
         Field(description="public key (PEM) that artifacts must be signed with; none: unsigned"),

@@ -1,4 +1,4 @@
-"""Copies of live inputs on a worker of its own: how a new variant answers, and nobody waits for it.
+"""Copies of live inputs on a worker of its own: how a variant answers, and nobody waits for it.
 
 A copy is made only while a worker is idle and nothing waits, and one at a time. The worker runs
 only when no other process wants its core (Linux, sched(7): SCHED_IDLE), so it takes nothing from
@@ -10,22 +10,20 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from app.catalog import Rollout, ServedModel, ServedVariant
+from app.catalog import ServedVariant
 from app.engine.batch import Answer
 from app.engine.engine import Engine
 from app.engine.limits import Limits
 from app.engine.process import spawn
-from app.engine.watchdog import Watchdog
 from app.engine.worker import LoadFailed, LocalWorker, RunFailed, WorkerLost
-from app.metrics import Metrics
-from router.sequential import Count
-from variants.agreement import likeness
+from variants.agreement import Likeness, likeness
 from variants.runtimes import Tensors
+from variants.spec import ModelSpec
 
 log = structlog.get_logger()
 
@@ -40,24 +38,29 @@ MEMORY = 512
 
 
 class Shadow:
-    """Compares one candidate with the reference, on the inputs that it is offered.
+    """Compares answers with the reference's, on the inputs that it is offered.
 
-    A `shadow` runs on the copies itself; of a `canary`, which has answered already, the answers are
-    compared. Without a reference that is served, a shadow is held against the answer that the
-    caller got, and a canary against nothing.
+    A `candidate` is run on copies; without one, the answers that callers got are compared. Where
+    there is no `reference`, a candidate is held against the answer that the caller got. `tell` is
+    told of each comparison: the variant that was compared, and None where that failed.
     """
 
     def __init__(
-        self, engine: Engine, metrics: Metrics, model: ServedModel, rollout: Rollout
+        self,
+        engine: Engine,
+        spec: ModelSpec,
+        *,
+        candidate: ServedVariant | None,
+        reference: ServedVariant | None,
+        tell: Callable[[ServedVariant, Likeness | None], None],
     ) -> None:
-        self.agreed = Count()
-        self.failed = Count()
         self.times_s: deque[float] = deque(maxlen=MEMORY)
+        """Seconds of the candidate's last runs."""
+        self.reference = reference
         self._engine = engine
-        self._metrics = metrics
-        self._spec = model.spec
-        self._rollout = rollout
-        self._reference = model.variants.get(model.record.reference or "")
+        self._spec = spec
+        self._candidate = candidate
+        self._tell = tell
         self._copies: asyncio.Queue[tuple[Tensors, Answer]] = asyncio.Queue(maxsize=1)
         self._waits = False
         self._task = asyncio.create_task(self._keep())
@@ -73,19 +76,13 @@ class Shadow:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _wanted(self) -> Iterable[ServedVariant]:
-        if self._rollout.state == "shadow":
-            yield self._rollout.served
-        if self._reference is not None:
-            yield self._reference
-
     async def _keep(self) -> None:
-        wanted = list(self._wanted())
+        wanted = [v for v in (self._candidate, self.reference) if v is not None]
         while wanted:
             try:
                 worker = await LocalWorker.connect(await asyncio.to_thread(spawn, Limits()))
             except OSError as error:  # no process can be had now
-                log.warning("shadow_not_started", variant=self._rollout.name, error=str(error))
+                log.warning("shadow_not_started", model=self._spec.name, error=str(error))
                 await asyncio.sleep(AGAIN_S)
                 continue
             try:
@@ -97,9 +94,9 @@ class Shadow:
                     inputs, answer = await self._copies.get()
                     await self._compare(worker, inputs, answer)
             except (WorkerLost, LoadFailed) as error:
-                self.failed = self.failed.plus(True)
-                self._count("failed", 1)
-                log.warning("shadow_lost", variant=self._rollout.name, error=str(error))
+                if self._candidate is not None:
+                    self._tell(self._candidate, None)
+                log.warning("shadow_lost", model=self._spec.name, error=str(error))
                 await asyncio.sleep(AGAIN_S)
             finally:
                 self._waits = False
@@ -108,37 +105,28 @@ class Shadow:
 
     async def _compare(self, worker: LocalWorker, inputs: Tensors, answer: Answer) -> None:
         """Raises `WorkerLost`."""
+        compared, found, expected = answer.variant, answer.outputs, answer.outputs
         try:
-            found = answer.outputs
-            if self._rollout.state == "shadow":
-                found = await self._run(worker, self._rollout.served, inputs)
-                self.failed = self.failed.plus(False)
-            if self._reference is None or answer.variant.key == self._reference.key:
-                expected = answer.outputs
-            else:
-                expected = await self._run(worker, self._reference, inputs)
-            first = self._spec.outputs[0].name
-            alike = likeness(
-                expected[first], found[first], classes=self._spec.task == "classification"
-            )
+            if self._candidate is not None:
+                compared = self._candidate
+                found = await self._run(worker, compared, inputs)
+            if self.reference is not None and answer.variant.key != self.reference.key:
+                expected = await self._run(worker, self.reference, inputs)
+            name = self._spec.outputs[0].name
+            classes = self._spec.task == "classification"
+            alike = likeness(expected[name], found[name], classes=classes)
         except (RunFailed, KeyError, ValueError, IndexError):  # or outputs of another form
-            self.failed = self.failed.plus(True)
-            self._count("failed", 1)
-            return
-        self.agreed = Count(hits=self.agreed.hits + alike.agreed, n=self.agreed.n + alike.n)
-        self._count("agreed", alike.agreed)
-        self._count("disagreed", alike.n - alike.agreed)
-
-    def _count(self, outcome: str, rows: int) -> None:
-        self._metrics.compared(self._rollout.served.manifest, outcome, rows)
+            self._tell(compared, None)
+        else:
+            self._tell(compared, alike)
 
     async def _run(self, worker: LocalWorker, served: ServedVariant, inputs: Tensors) -> Tensors:
-        watchdog = Watchdog(worker, LIMIT_S)
+        watchdog = asyncio.get_running_loop().call_later(LIMIT_S, worker.kill, "hang")
         try:
             result = await worker.run(served.key, inputs)
         finally:
             watchdog.cancel()
-        if served.key == self._rollout.served.key:  # then it is a shadow
+        if served is self._candidate:
             self.times_s.append(result.run_s)
         return result.outputs
 

@@ -1,9 +1,10 @@
-"""Does a variant run as fast as its profile promised, and if not, is that its own doing?
+"""Does a variant run as fast and answer as the reference as it was measured to, and if not, why?
 
 A profile promises that 95 % of runs end within its p95. A run is late beyond `SLACK` times that: so
 much a busy host may take. The promise is broken once the share of late runs surely exceeds 5 %. It
 is the variant's own doing once that share surely exceeds by 5 % the one of the other variants, on
-the same host meanwhile. Both by confidence sequences (`sequential.py`) over the last runs.
+the same host meanwhile. Agreement is broken, by its own doing, once it is surely below the interval
+of the build's. All by confidence sequences (`sequential.py`) over what was seen last.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ WINDOW = 512
 """What was counted before the last one to two windows of so many runs is forgotten."""
 
 ALPHA = 0.01
+NOTHING = Count()
 
 
-class Kept:
-    """Late runs among the last ones of one variant."""
+class Lately:
+    """A count of the last `WINDOW` observations, to twice as many."""
 
     def __init__(self) -> None:
         self._before = Count()
@@ -31,38 +33,77 @@ class Kept:
 
     @property
     def count(self) -> Count:
-        """Late runs of the last `WINDOW` to twice as many."""
+        """What was counted."""
         return total((self._before, self._now))
 
-    def observe(self, run_s: float, promised_s: float) -> None:
-        """Count one run whose profile promises a p95 of `promised_s`."""
-        self._now = self._now.plus(run_s > SLACK * promised_s)
-        if self._now.n == WINDOW:
+    def add(self, hits: int, n: int) -> None:
+        """Count `n` more observations."""
+        self._now = total((self._now, Count(hits=hits, n=n)))
+        if self._now.n >= WINDOW:
             self._before, self._now = self._now, Count()
+
+
+class Kept:
+    """What was seen of one variant lately: late runs, and rows with the reference's answer."""
+
+    def __init__(self) -> None:
+        self.late = Lately()
+        self.agreed = Lately()
+
+    def ran(self, run_s: float, promised_s: float) -> None:
+        """Count one run whose profile promises a p95 of `promised_s`."""
+        self.late.add(run_s > SLACK * promised_s, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """`late`: its share of late runs. `beyond`: that less the share of all other variants."""
+    """`late`: its share of late runs; `beyond`: that less the share of all other variants.
+
+    `agreed`: the share of rows with the reference's answer; `promised_agreement` is the least that
+    the build's measurement allows, None where it measured none.
+    """
 
     runs: int
     late: Interval
     beyond: Interval
+    rows: int = 0
+    agreed: Interval | None = None
+    promised_agreement: float | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it may still agree as often as promised."""
+        if self.agreed is None or self.promised_agreement is None:
+            return True
+        return self.agreed.high >= self.promised_agreement
 
     @property
     def broken(self) -> bool:
-        """Whether the promise is surely not kept."""
-        return self.late.low > LATE_RATIO
+        """Whether a promise is surely not kept."""
+        return self.late.low > LATE_RATIO or not self.agrees
 
     @property
     def own_doing(self) -> bool:
-        """Whether it is broken, and surely not because of the host."""
-        return self.broken and self.beyond.low > LATE_RATIO
+        """Whether one is broken, and surely not because of the host."""
+        slow = self.late.low > LATE_RATIO and self.beyond.low > LATE_RATIO
+        return slow or not self.agrees
 
 
-def standing(mine: Count, others: Count) -> Standing:
-    """How a variant stands by its late runs and those of all others."""
-    return Standing(runs=mine.n, late=rate(mine, ALPHA), beyond=difference(mine, others, ALPHA))
+def standing(
+    late: Count,
+    others_late: Count,
+    agreed: Count = NOTHING,
+    promised_agreement: float | None = None,
+) -> Standing:
+    """How a variant stands by what was seen of it and of all others."""
+    return Standing(
+        runs=late.n,
+        late=rate(late, ALPHA),
+        beyond=difference(late, others_late, ALPHA),
+        rows=agreed.n,
+        agreed=rate(agreed, ALPHA) if agreed.n else None,
+        promised_agreement=promised_agreement,
+    )
 
 
 def total(counts: Sequence[Count]) -> Count:

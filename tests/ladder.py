@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tests import models, world
 from variants.cost import Prices
 from variants.data_folder import DataFolder, open_data_folder
+from variants.evidence import Evaluation
 from variants.lifecycle import State
 from variants.manifest import Artifact, Manifest, manifest_id
 from variants.profile import BATCHES, Accuracy, Profile, Quantiles
@@ -73,6 +74,7 @@ def publish_fake(
     memory_bytes: int = 1 << 20,
     promised_s: float | None = None,
     state: State = "active",
+    evaluation: Evaluation | None = None,
     **plan: Any,
 ) -> Manifest:
     """A variant of the fake runtime with made-up measurements, past all trials."""
@@ -94,6 +96,7 @@ def publish_fake(
         artifact=artifact,
         runtime="fake",
         accuracy=Accuracy.of(220, 400),
+        evaluation=evaluation,
         profiles=(
             Profile(
                 runtime="fake",

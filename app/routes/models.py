@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -244,23 +245,17 @@ def _detail(parts: Services, model: str, variant: str) -> VariantDetail:
         evaluation=manifest.evaluation if manifest is not None else None,
         sensitivity=list(manifest.sensitivity) if manifest is not None else [],
         cascades=list(manifest.cascades) if manifest is not None else [],
-        promise=_promise(parts, record),
+        promise=_promise(parts, manifest),
         rollout=_rollout(parts, model, variant),
         history=list(parts.data.audit.of(model, variant)),
     )
 
 
-def _promise(parts: Services, record: VariantRecord) -> PromiseOut | None:
-    found = None if record.manifest_id is None else parts.promises.standing(record.manifest_id)
+def _promise(parts: Services, manifest: Manifest | None) -> PromiseOut | None:
+    found = None if manifest is None else parts.promises.standing(manifest)
     if found is None:
         return None
-    return PromiseOut(
-        runs=found.runs,
-        late=found.late,
-        beyond=found.beyond,
-        broken=found.broken,
-        own_doing=found.own_doing,
-    )
+    return PromiseOut(**asdict(found), broken=found.broken, own_doing=found.own_doing)
 
 
 def _rollout(parts: Services, model: str, variant: str) -> RolloutOut | None:

@@ -57,6 +57,7 @@ OTHER: dict[str, Any] = {
     "min_agreement": "0.75",
     "signing_key": "key.pub",
     "demote": "demote",
+    "audit_ratio": "0.5",
     "prices.core_hour_usd": "1.25",
     "prices.gib_hour_usd": "1.25",
 }

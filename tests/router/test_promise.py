@@ -14,18 +14,18 @@ def late(hits: int, n: int) -> Count:
 def test_a_run_is_late_beyond_the_slack() -> None:
     kept = Kept()
     for run_s in (0.9, 1.0, SLACK, SLACK + 0.01, 5.0):
-        kept.observe(run_s, 1.0)
-    assert kept.count == late(2, 5)
+        kept.ran(run_s, 1.0)
+    assert kept.late.count == late(2, 5)
 
 
 def test_what_was_long_ago_is_forgotten() -> None:
     kept = Kept()
     for _ in range(2 * WINDOW):
-        kept.observe(9.0, 1.0)
-    assert kept.count == late(WINDOW, WINDOW)
+        kept.ran(9.0, 1.0)
+    assert kept.late.count == late(WINDOW, WINDOW)
     for _ in range(2 * WINDOW):
-        kept.observe(1.0, 1.0)
-    assert kept.count == late(0, WINDOW)
+        kept.ran(1.0, 1.0)
+    assert kept.late.count == late(0, WINDOW)
 
 
 def test_a_slow_variant_among_quick_ones_is_to_blame() -> None:
@@ -43,12 +43,25 @@ def test_alone_a_variant_is_flagged_and_never_blamed() -> None:
     assert found.broken and not found.own_doing
 
 
+@pytest.mark.parametrize(
+    ("agreed", "promised", "broken"),
+    [(900, 0.95, True), (900, 0.89, False), (900, None, False), (0, 0.95, False)],
+)
+def test_agreement_below_what_the_build_measured_is_its_own_doing(
+    agreed: int, promised: float | None, broken: bool
+) -> None:
+    seen = Count(hits=agreed, n=1000) if agreed else Count()
+    found = standing(late(0, 100), late(0, 100), seen, promised)
+    assert found.broken is found.own_doing is broken
+    assert (found.agreed is None) is (agreed == 0)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_who_keeps_the_promise_is_not_flagged_by_looking_often(seed: int) -> None:
     rng = np.random.default_rng(seed)
     kept, others = Kept(), Kept()
     for run in range(1500):
-        kept.observe(2.0 if rng.random() < 0.05 else 1.0, 1.0)
-        others.observe(2.0 if rng.random() < 0.05 else 1.0, 1.0)
+        kept.ran(2.0 if rng.random() < 0.05 else 1.0, 1.0)
+        others.ran(2.0 if rng.random() < 0.05 else 1.0, 1.0)
         if run % 10 == 0:
-            assert not standing(kept.count, others.count).broken
+            assert not standing(kept.late.count, others.late.count).broken
