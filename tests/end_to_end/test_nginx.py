@@ -30,6 +30,7 @@ BY_NGINX = {
     "test_a_body_longer_than_declared_never_becomes_another_request": "answers the rest with 400",
     "test_a_whole_request_before_garbage_is_answered_first": "answers the garbage with 400",
     "test_trailers_are_dropped_and_bounded": "cut off without an answer",
+    "test_no_host_or_form_of_the_target_changes_who_may": "refuses odd hosts itself",
     "test_an_interrupted_body_is_counted_and_is_no_error": "the gateway never hears of it",
 }
 """Tests of the protocol that the gateway alone can pass, and why."""

@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import re
 import time
 
 import pytest
 
+from app.access import ROUTES
 from tests.edge import Edge
 from tests.raw import Answer, assert_problem, request
 
@@ -48,6 +50,12 @@ MALFORMED = {
     "model is a number": b'{"model": 1, "inputs": [1, 2, 3, 4]}',
     "model is a list": b'{"model": ["tiny"], "inputs": [1, 2, 3, 4]}',
 }
+
+
+OTHER = {"infer": "read", "read": "infer", "admin": "infer", "metrics": "infer"}
+"""For each scope a key that has another one."""
+
+FILLED = {"digest": "0" * 64, "id": "a1b2c3d4"}
 
 
 def post(edge: Edge, body: bytes, *headers: tuple[str, str], target: str = "/infer") -> bytes:
@@ -372,6 +380,33 @@ def test_the_host_header_decides_nothing(edge: Edge, host: str) -> None:
     assert status("GET", "/nope", edge.key) in {404} | refused
     assert status("GET", "/v1/models/", edge.key) in {404} | refused
     assert status("GET", "/v1/models", edge.key) in {200} | refused
+
+
+PROTECTED = sorted(route for route, need in ROUTES.items() if need != "public")
+TARGETS = ("{path}", "http://evil.example{path}", "http://a@evil:1{path}", "{path}?x=@evil")
+
+
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
+def test_no_host_or_form_of_the_target_changes_who_may(edge: Edge, method: str, path: str) -> None:
+    """BadHost: with each, a route judges the key as it does with none of them (P16)."""
+    filled = re.sub(r"\{(\w+)\}", lambda found: FILLED.get(found[1], "tiny"), path)
+    need = ROUTES[method, path]
+    body = b"{}" if method in ("POST", "PUT", "PATCH") else b""
+    callers = [("", 401)] if need == "any" else [("", 401), (edge.keys[OTHER[need]], 403)]
+    for key, verdict in callers:
+        for host in ("gearshift", *HOSTS):
+            for form in TARGETS:
+                data = request(
+                    method, form.format(path=filled), body, key=key, headers=[("host", host)]
+                )
+                answer = edge.send("host", data)
+                allowed = {verdict, 429} if verdict == 401 else {verdict}
+                assert answer.status in allowed | ({400} if host != "gearshift" else set()), (
+                    answer.status,
+                    host,
+                    form,
+                )
+                assert "location" not in answer.headers
 
 
 def test_an_old_or_odd_but_valid_request_is_answered(edge: Edge) -> None:
