@@ -10,14 +10,17 @@ Map
 - `terms.py`       what a key may do: models, bounds, rate, money; `usage_table.py` what it used
 - `lifecycle.py`   the states a variant moves through, as one table
 - `store.py`       content-addressed blobs and manifests on disk
+- `uploads.py`     blobs that have not arrived whole yet
 - `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it
 - `sqlite_file.py` and `postgres.py` are its backends; `claims.py` who is at work on what
 - `registry.py`    models and variants in it; `key_table.py` keys; `audit.py` who changed what
+- `versions.py`    who may change what they last saw; `replies.py` answers that are given again
 - `retention.py`   what nothing refers to any more; `backup.py` consistent copies, and back
 - `tokenizer.py`   texts to token numbers, the same in build and gateway
 - `agreement.py`   how alike two variants' answers to the same rows are
 - `evaluation.py`  labelled held-out data as one safetensors blob
-- `artifact.py`    what an ONNX file must look like before anything loads it
+- `artifact.py`    what an ONNX file must look like before anything loads it; `wire.py` walks it
+                   before anything parses it
 - `runtimes/`      one file per runtime; the file name is the registration
 - `measure.py`     accuracy, latency, memory and load time of one artifact on one runtime
 - `trial.py`       the same in a throw-away process with limits
