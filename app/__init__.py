@@ -18,7 +18,7 @@ Map
 - `inference.py`     one inference request without its transport: head, body, answer
 - `direct.py`        `/infer` straight from the connection, without ASGI, for plain requests
 - `receiving.py`     uploads on their way: how many, how many bytes, how much of the disk
-- `preconditions.py` tags, If-Match and 304 for all control routes; `idempotency.py` POSTs sent twice
+- `preconditions.py` tags, If-Match and 304 of control routes; `idempotency.py` POSTs sent twice
 - `access.py`        which scope each route needs, and who calls
 - `keys.py`          the valid keys and their check; `peppers.py` the secret behind them;
                      `bad_keys.py` who tries keys; `keys_cli.py` the commands
