@@ -79,9 +79,9 @@ class Direct:
         held_bytes = 0
         try:
             head = self.inference.remembered_head(known.headers)
+            held_bytes = self.inference.room.take(length)
             if head.caller.tenant is not None:
                 head.caller.tenant.enter(paid=True)
-            held_bytes = self.inference.room.take(length)
         except OverQuota as error:
             refusal = error
         except Unauthenticated as error:

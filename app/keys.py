@@ -73,11 +73,11 @@ class Keys:
         Keys that were used under the older pepper are stored under the newest one.
         """
         with self._changing:
+            self._go_by_the_clock()  # first: the rest may fail
             self._read_peppers()
             while self._stale:
                 id, (old, new) = self._stale.popitem()
                 self._table.store_anew(id, old, new)
-            self._go_by_the_clock()
 
     def _go_by_the_clock(self) -> None:
         now_s = self._clock()

@@ -85,6 +85,17 @@ def test_a_key_ends_by_itself_and_follows_the_wall_clock(keys: Keys, clock: Cloc
         keys.create("late", INFER, actor="test", expires_at=clock.in_s(0))
 
 
+def test_a_key_ends_even_where_the_pepper_is_out_of_reach(
+    keys: Keys, clock: Clock, data_folder: DataFolder
+) -> None:
+    key = keys.create("shop", INFER, actor="test", expires_at=clock.in_s(60))
+    (data_folder.root / "pepper").unlink()
+    clock.now_s += 61
+    with pytest.raises(FileNotFoundError):
+        keys.renew()
+    assert not valid(keys, key)
+
+
 def test_a_rotated_key_has_two_secrets_for_the_overlap(keys: Keys, clock: Clock) -> None:
     first = keys.create("shop", INFER, actor="test")
     second = keys.rotate(id_of(first), overlap_s=100, actor="test")
