@@ -6,7 +6,7 @@ before it is told to route to it, and the snapshot is swapped once, when all is 
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ class Switches:
         self._metrics = metrics
         self._prices = prices
         self._changing = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def activate(
         self,
@@ -152,10 +152,10 @@ class Switches:
             await self._publish(model)
 
     async def stop(self) -> None:
-        """Leave what is still being closed to the end of the workers."""
-        for task in self._closing:
+        """Leave what is still being loaded or closed to the end of the workers."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _bring_in(
         self,
@@ -224,24 +224,35 @@ class Switches:
         return found
 
     async def _publish(self, model: str) -> None:
-        """Renew the snapshot: load what is new in it first, close what is no longer in it after."""
+        """Renew the snapshot; what is new in it is loaded, what is gone from it closed, meanwhile.
+
+        A variant that another gateway has brought in joins the snapshot once it is loaded here.
+        """
         old = self._engine.catalog.models.get(model)
         renewed = await asyncio.to_thread(
             catalog.read_model, self._data, model, self._prices, was=old
         )
-        for served in renewed.routed.values():
-            if not self._engine.holds(served):
-                try:
-                    await self._engine.load(renewed, served)
-                except LoadFailed as error:  # the snapshot leaves it out; the others are served
-                    log.error("variant_load_failed", model=model, key=served.key, error=str(error))
+        missing = [each for each in renewed.routed.values() if not self._engine.holds(each)]
         self._engine.publish(renewed)
+        for served in missing:
+            self._meanwhile(self._join(renewed, served))
         kept = self._engine.catalog.model(model).routed
         for name, served in {} if old is None else old.routed.items():
             if name not in kept:
-                task = asyncio.create_task(self._close(renewed, served))
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+                self._meanwhile(self._close(renewed, served))
+
+    def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _join(self, model: ServedModel, served: ServedVariant) -> None:
+        try:
+            await self._engine.load(model, served)
+        except LoadFailed as error:  # the others are served
+            log.error("variant_load_failed", variant=served.manifest.variant, error=str(error))
+        else:
+            await self.show(model.spec.name)
 
     async def _close(self, model: ServedModel, served: ServedVariant) -> None:
         """Unload a variant once nothing may use it, unless it is back by then."""
