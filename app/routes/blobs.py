@@ -5,6 +5,7 @@ the connection breaks; `GET` or `HEAD` says how far it got. Source of the header
 draft-ietf-httpbis-resumable-upload.
 """
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Request, Response
@@ -13,7 +14,7 @@ from app.errors import OffsetMismatch, TooLarge
 from app.http_edge import body_chunks, header_values
 from app.routes.guarded import GuardedRoute
 from app.schemas import BlobOut
-from app.services import Parts, Who
+from app.services import Parts, Services, Who
 from variants.errors import Invalid, NotFound
 
 router = APIRouter(prefix="/v1/blobs", tags=["admin"], route_class=GuardedRoute)
@@ -40,10 +41,9 @@ def _body(media_type: str) -> dict[str, Any]:
 
 async def get_blob(digest: Sha256, response: Response, parts: Parts, who: Who) -> BlobOut:
     """Whether the blob is here, and how far this key's upload of it got."""
-    store = parts.data.store
     response.headers["Upload-Limit"] = f"max-size={parts.settings.max_blob_bytes}"
-    if store.has_blob(digest):
-        return _told(response, digest, store.blob_size(digest), complete=True)
+    if (size_bytes := await _stored(parts, digest)) is not None:
+        return _told(response, digest, size_bytes, complete=True)
     offset = parts.receiving.uploads.offset(who.id, digest)
     if offset is None:
         raise NotFound(f"no blob {digest}")
@@ -151,6 +151,13 @@ async def _receive(
             return _told(response, digest, partial.size_bytes, complete=False)
         parts.metrics.uploaded("ok", partial.size_bytes)
         return _told(response, digest, partial.size_bytes, complete=True)
+
+
+async def _stored(parts: Services, digest: str) -> int | None:
+    """The size of a blob that is here, or in the bucket behind the store."""
+    with suppress(NotFound):
+        return await parts.receiving.on_thread(parts.data.store.blob_size, digest)
+    return None
 
 
 def _told(response: Response, digest: str, size_bytes: int, *, complete: bool) -> BlobOut:

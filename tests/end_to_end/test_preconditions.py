@@ -120,6 +120,15 @@ def test_of_two_admins_at_once_exactly_one_wins(
     client.put(REFERENCE, json={"variant": "best"}).raise_for_status()
 
 
+def test_a_key_is_revoked_only_as_it_was_seen(client: httpx.Client) -> None:
+    id = make_key(client, "seen").json()["key"].split("_")[1]
+    (version,) = [k["version"] for k in client.get("/v1/keys").json()["keys"] if k["id"] == id]
+    stale = client.delete(f"/v1/keys/{id}", headers={"If-Match": f'"{version + 1}"'})
+    assert stale.status_code == 412
+    assert client.delete(f"/v1/keys/{id}", headers={"If-Match": f'"{version}"'}).status_code == 204
+    assert client.delete(f"/v1/keys/{id}", headers={"If-Match": f'"{version}"'}).status_code == 412
+
+
 # Idempotency-Key
 
 
@@ -181,6 +190,16 @@ def test_the_second_of_two_at_once_waits_its_turn(shared: world.Gateway) -> None
         assert answer.status in (201, 409)
         if answer.status == 409:
             assert (answer.json["code"], answer.headers["retry-after"]) == ("in-flight", "1")
+
+
+def test_a_rotated_secret_is_given_again(client: httpx.Client) -> None:
+    id = make_key(client, "rotated").json()["key"].split("_")[1]
+    name = {"Idempotency-Key": "rotate"}
+    first = client.post(f"/v1/keys/{id}/rotate", json={"overlap_s": 0}, headers=name)
+    again = client.post(f"/v1/keys/{id}/rotate", json={"overlap_s": 0}, headers=name)
+    assert (first.status_code, again.json()) == (200, first.json())
+    secret = {"authorization": f"Bearer {again.json()['key']}"}
+    assert client.get("/v1/models", headers=secret).status_code == 200
 
 
 def test_a_reply_outlives_its_gateway_and_holds_no_secret_in_the_clear(
