@@ -126,10 +126,12 @@ def test_one_tenant_beyond_its_rate_costs_no_other_one(shared: world.Gateway) ->
             others = group.create_task(calm(shared, 1.0, modest))
         return others.result()
 
+    start = time.monotonic()
     replies = asyncio.run(both())
+    took_s = time.monotonic() - start
     counts = Counter(reply.status for reply in flood)
     assert set(counts) == {200, 429}
-    assert 20 <= counts[200] <= 20 + 20 * 1.5
+    assert 20 <= counts[200] <= 21 + 20 * took_s
     for reply in flood:
         assert "ratelimit" in reply.headers
         assert ("retry-after" in reply.headers) == (reply.status == 429)
