@@ -24,7 +24,7 @@ from app.signing import SignatureRefused
 from variants import artifact, runtimes, trial
 from variants.agreement import Likeness
 from variants.data_folder import DataFolder
-from variants.errors import ArtifactRejected, GearshiftError, NotFound, TrialFailed
+from variants.errors import ArtifactRejected, GearshiftError, TrialFailed
 from variants.manifest import Artifact, Manifest, manifest_id
 from variants.measure import Effort
 from variants.registry import ModelRecord
@@ -110,14 +110,12 @@ class Gates:
         try:
             await self.admit(wanted)
             return await self._check(model, wanted, tell, on_trial, found)
-        except NotFound:
-            raise
         except SignatureRefused as error:
             return Checked(findings=_all(found, "signing", str(error)), error=error)
         except ArtifactRejected as error:
             gate = _AT.get(error.code, "structure")
             return Checked(findings=_all(found, gate, str(error)), error=error)
-        except GearshiftError as error:
+        except TrialFailed as error:
             return Checked(findings=_all(found, "load", str(error)), error=error)
 
     async def _check(

@@ -6,7 +6,7 @@ the reference are never demoted, only shown.
 """
 
 import asyncio
-from collections import defaultdict
+import math
 from dataclasses import asdict
 from functools import partial
 from typing import Literal
@@ -53,15 +53,17 @@ class Promises:
         self._due = 0.0
         self.audits: dict[str, Shadow] = {}
         """By model, where answers are compared with the reference's."""
-        self._kept: defaultdict[str, Kept] = defaultdict(Kept)
+        self._kept: dict[str, Kept] = {}
         self._broken: set[str] = set()
         if demote != "off":
             engine.on_run = self.ran
 
     def ran(self, served: ServedVariant, rows: int, run_s: float) -> None:
         """One run of a variant on a worker."""
-        if served.candidate.service:
-            self._kept[served.key].ran(run_s, served.candidate.service_s(rows, 95))
+        kept = self._kept.get(served.key)
+        if kept is None:
+            kept = self._kept[served.key] = Kept(partial(_promised_s, served))
+        kept.ran(rows, run_s)
 
     def watch(self, model: str, inputs: Tensors, answer: "asyncio.Future[Answer]") -> None:
         """Compare this answer with the reference's, if it is the turn of it."""
@@ -98,8 +100,9 @@ class Promises:
 
     def _compared(self, served: ServedVariant, alike: Likeness | None) -> None:
         self._metrics.compared(served.manifest, alike)
-        if alike is not None:
-            self._kept[served.key].agreed.add(alike.agreed, alike.n)
+        kept = self._kept.get(served.key)
+        if alike is not None and kept is not None:
+            kept.agreed.add(alike.agreed, alike.n)
 
     async def _follow(self) -> None:
         """Have a worker for each model whose answers are to be compared."""
@@ -157,6 +160,10 @@ def _offer(audit: Shadow, inputs: Tensors, future: "asyncio.Future[Answer]") -> 
         answer = future.result()
         if audit.reference is not None and answer.variant.key != audit.reference.key:
             audit.offer(inputs, answer)
+
+
+def _promised_s(served: ServedVariant, rows: int) -> float:
+    return served.candidate.service_s(rows, 95) if served.candidate.service else math.inf
 
 
 def _promised(manifest: Manifest) -> float | None:

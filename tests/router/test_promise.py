@@ -12,19 +12,20 @@ def late(hits: int, n: int) -> Count:
 
 
 def test_a_run_is_late_beyond_the_slack() -> None:
-    kept = Kept()
+    kept = Kept(float)
     for run_s in (0.9, 1.0, SLACK, SLACK + 0.01, 5.0):
-        kept.ran(run_s, 1.0)
-    assert kept.late.count == late(2, 5)
+        kept.ran(1, run_s)
+    kept.ran(4, 3.0 * SLACK)
+    assert kept.late.count == late(2, 6)
 
 
 def test_what_was_long_ago_is_forgotten() -> None:
-    kept = Kept()
+    kept = Kept(lambda _: 1.0)
     for _ in range(2 * WINDOW):
-        kept.ran(9.0, 1.0)
+        kept.ran(1, 9.0)
     assert kept.late.count == late(WINDOW, WINDOW)
     for _ in range(2 * WINDOW):
-        kept.ran(1.0, 1.0)
+        kept.ran(1, 1.0)
     assert kept.late.count == late(0, WINDOW)
 
 
@@ -59,9 +60,9 @@ def test_agreement_below_what_the_build_measured_is_its_own_doing(
 @pytest.mark.parametrize("seed", range(20))
 def test_who_keeps_the_promise_is_not_flagged_by_looking_often(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    kept, others = Kept(), Kept()
+    kept, others = Kept(lambda _: 1.0), Kept(lambda _: 1.0)
     for run in range(1500):
-        kept.ran(2.0 if rng.random() < 0.05 else 1.0, 1.0)
-        others.ran(2.0 if rng.random() < 0.05 else 1.0, 1.0)
+        kept.ran(1, 2.0 if rng.random() < 0.05 else 1.0)
+        others.ran(1, 2.0 if rng.random() < 0.05 else 1.0)
         if run % 10 == 0:
             assert not standing(kept.late.count, others.late.count).broken
