@@ -40,6 +40,7 @@ MANY = {
 
 
 @pytest.mark.option("demote")
+@pytest.mark.option("audit_ratio")
 def test_a_variant_that_breaks_its_promise_goes_unless_it_is_needed(tmp_path: Path) -> None:
     with open_data_folder(tmp_path / "data") as data:
         for model, variants in (("many", MANY), ("lone", {"late": LATE})):
