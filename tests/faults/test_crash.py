@@ -200,35 +200,43 @@ def begin(
     return world
 
 
-def kill_often(world: World, kind: str, log: Path, crashes: int) -> None:
-    """Start, let everyone work, kill at a random moment, look; again and again."""
-    things, lived_s = 0, time.monotonic()
-    with nursery.nursery(log) as forks:
-        for _ in range(crashes):
-            child = forks.start(world.root, world.env())
-            with world.clients(child.port):
-                if world.chance.random() < 0.8:
-                    before = world.done.total()
-                    until(lambda before=before: world.done.total() > before, 30)
-                time.sleep(world.chance.uniform(0.0, LONGEST_S))
-                forks.kill(child)
-            things += world.check()
-            world.note_all()  # what was in flight is decided now
-    lived_s = time.monotonic() - lived_s
+def kill_often(
+    ladder: Ladder, tmp_path: Path, crashes: int, kind: str, url: Callable[[], str | None]
+) -> None:
+    """Start, let everyone work, kill at a random moment, look; again and again.
+
+    A data folder lives through `ROUNDS` of it.
+    """
+    counts, begun_s = Counter[str](), time.monotonic()
+    for left in range(crashes, 0, -ROUNDS):
+        folder = tmp_path / str(left)
+        folder.mkdir()
+        world = begin(ladder, folder / "data", folder, url())
+        with nursery.nursery(folder / "log") as forks:
+            for _ in range(min(left, ROUNDS)):
+                live_and_die(world, forks)
+                counts["kills"] += 1
+                counts["things checked"] += world.check()
+                world.note_all()  # what was in flight is decided now
+        counts["acknowledged writes"] += world.writes
+        counts["requests answered"] += world.done["infer"]
+        for event in ('"bug"', '"changes_not_followed"'):
+            assert event not in (log := (folder / "log").read_text()), log[-4000:]
     drilled(
         "D1",
         f"kill -9 while keys, variants and references change ({kind})",
-        {
-            "kills": crashes,
-            "acknowledged writes": world.writes,
-            "requests answered": world.done["infer"],
-            "things checked": things,
-            "lost or half done": 0,
-            "seconds": round(lived_s),
-        },
+        {**counts, "lost or half done": 0, "seconds": round(time.monotonic() - begun_s)},
     )
-    for event in ('"bug"', '"changes_not_followed"'):
-        assert event not in log.read_text(), log.read_text()[-4000:]
+
+
+def live_and_die(world: World, forks: nursery.Nursery) -> None:
+    child = forks.start(world.root, world.env())
+    with world.clients(child.port):
+        if world.chance.random() < 0.8:
+            before = world.done.total()
+            until(lambda: world.done.total() > before, 30)
+        time.sleep(world.chance.uniform(0.0, LONGEST_S))
+        forks.kill(child)
 
 
 def ready(port: int) -> None:
@@ -245,13 +253,7 @@ def ready(port: int) -> None:
 def test_a_gateway_that_is_killed_loses_nothing_acknowledged(
     built_ladder: Ladder, tmp_path: Path
 ) -> None:
-    left = CRASHES
-    while left > 0:
-        folder = tmp_path / str(left)
-        folder.mkdir()
-        world = begin(built_ladder, folder / "data", folder)
-        kill_often(world, "SQLite", folder / "log", min(left, ROUNDS))
-        left -= ROUNDS
+    kill_often(built_ladder, tmp_path, CRASHES, "SQLite", lambda: None)
 
 
 @pytest.mark.option("database_url")
@@ -259,13 +261,7 @@ def test_a_gateway_on_postgresql_that_is_killed_loses_nothing_acknowledged(
     built_ladder: Ladder, tmp_path: Path
 ) -> None:
     with servers.postgres() as server:
-        left = PG_CRASHES
-        while left > 0:
-            folder = tmp_path / str(left)
-            folder.mkdir()
-            world = begin(built_ladder, folder / "data", folder, server.database())
-            kill_often(world, "PostgreSQL", folder / "log", min(left, ROUNDS))
-            left -= ROUNDS
+        kill_often(built_ladder, tmp_path, PG_CRASHES, "PostgreSQL", server.database)
 
 
 def test_a_postgresql_server_that_is_killed_loses_nothing_and_the_gateway_serves_on(
