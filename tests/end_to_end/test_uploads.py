@@ -300,3 +300,65 @@ def test_no_upload_begins_on_a_disk_below_its_watermark_and_inference_goes_on(
         gateway.client() as client,
     ):
         assert part(client, path, content[600:], 600).status_code == 201
+
+
+NAMES = (
+    "../../x", "..%2f..%2fx", "%2e%2e/x", "/etc/passwd", "C:%5Cx", "%00", "x" * 300, "CON", "",
+    "0" * 63, "0" * 65, "A" * 64, "%EF%BC%8E" * 20, "0" * 64 + "%0a", "%E2%80%A4" * 2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_blob_has_no_name_but_its_digest(shared: world.Gateway, owned: Ladder, name: str) -> None:
+    before = sorted(path for path in owned.root.parent.rglob("*") if path.is_dir())
+    for method in ("PUT", "PATCH", "GET", "DELETE"):
+        with Connection(shared.port) as connection:
+            given = [("upload-offset", "0")]
+            data = request(method, f"/v1/blobs/{name}", b"x", key=shared.key, headers=given)
+            connection.send(data)
+            answer = connection.answer()
+        assert answer is not None and answer.status in (404, 405, 422), (name, answer)
+        assert answer.headers["content-type"] == "application/problem+json"
+    after = sorted(path for path in owned.root.parent.rglob("*") if path.is_dir())
+    assert after == before
+
+
+ADDRESSES = (
+    "http://169.254.169.254/latest/meta-data/", "file:///etc/passwd", "http://2852039166/",
+    "http://0251.0376.0251.0376/", "http://[::ffff:169.254.169.254]/", "ftp://x/y",
+    "gopher://x:1/_", "//evil.example/x", "\\\\evil\\x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_nothing_is_fetched_from_an_address(client: httpx.Client, address: str) -> None:
+    """The feature is absent: wherever an address is put, it is no digest and no field (U18)."""
+    for artifact in ({"digest": address}, {"url": address}, {"digest": "0" * 64, "url": address}):
+        answer = client.post(
+            f"/v1/models/{MODEL}/variants", json={"name": "fetched", "artifact": artifact}
+        )
+        assert answer.status_code == 422, answer.text
+    beside = {"name": "fetched", "artifact": {"digest": "0" * 64}, "url": address}
+    assert client.post(f"/v1/models/{MODEL}/variants", json=beside).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a\u202eb", "../x", "A", "x" * 64, ""]
+)
+def test_a_variant_has_a_plain_name(client: httpx.Client, name: str) -> None:
+    body = {"name": name, "artifact": {"digest": "0" * 64}}
+    answer = client.post(f"/v1/models/{MODEL}/variants", json=body)
+    assert (answer.status_code, answer.json()["field"]) == (422, "name")
+    assert "<script>" not in answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_parts_of_a_form_are_bytes_like_any_other(client: httpx.Client) -> None:
+    """There is no parser of forms: ten thousand parts are not looked at (U15)."""
+    content = b"--x\r\ncontent-disposition: form-data; name=a\r\n\r\n\r\n" * 1000
+    path = f"/v1/blobs/{hashlib.sha256(content[:-1]).hexdigest()}"
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    answer = client.put(path, content=content, headers=form)
+    assert (answer.status_code, answer.json()["field"]) == (422, "digest")
+    refused = client.post("/v1/keys", content=content, headers=form)
+    assert refused.status_code == 415
