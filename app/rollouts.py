@@ -79,9 +79,9 @@ class Trial:
     def answered(self, inputs: Tensors, answer: Answer) -> None:
         """Count one answer of the candidate or of another variant."""
         mine = answer.variant.key == self.rollout.served.key
-        self._failed[mine] = self._failed[mine].plus(False)
         if answer.run_s != self._last:  # once for each run, however many requests it answered
             self._last = answer.run_s
+            self._failed[mine] = self._failed[mine].plus(False)
             prior = answer.variant.candidate
             if prior.service:
                 limit_s = prior.service_s(answer.batch_rows, 95)

@@ -83,7 +83,7 @@ class RolloutOut(BaseModel):
     plan: Plan
     verdict: str = Field(description="promote, demote, or wait: it is not sure yet")
     findings: list[Judged]
-    requests: int = Field(description="requests to it, or copies that it ran")
+    runs: int = Field(description="its runs for callers, or on copies")
     failed: int
     compared: int = Field(description="rows compared with the reference")
     agreed: int

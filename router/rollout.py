@@ -41,12 +41,12 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Criteria:
-    """What a canary must show, each as a share of requests, at `confidence` for all together.
+    """What a canary must show, each as a share of its runs, at `confidence` for all together.
 
-    `max_error_excess`: failed requests beyond those of the other variants. `max_slow_excess`:
-    runs that take more than `slow_factor` times the p95 that was measured at registration, beyond
-    those of the others. `min_agreement`: answers like the reference's; None asks for none.
-    `promote` and `demote` say whether the verdict is carried out.
+    `max_error_excess`: failed runs and missed deadlines beyond those of the other variants.
+    `max_slow_excess`: runs that take more than `slow_factor` times the p95 that was measured at
+    registration, beyond those of the others. `min_agreement`: rows with the reference's answer;
+    None asks for none. `promote` and `demote` say whether the verdict is carried out.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

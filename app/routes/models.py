@@ -268,7 +268,7 @@ def _rollout(parts: Services, model: str, variant: str) -> RolloutOut | None:
         plan=trial.rollout.plan,
         verdict=verdict,
         findings=list(findings),
-        requests=seen.failed.n,
+        runs=seen.failed.n,
         failed=seen.failed.hits,
         compared=seen.agreed.n,
         agreed=seen.agreed.hits,
