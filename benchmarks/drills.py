@@ -28,6 +28,8 @@ TESTS = (
     "test_clock.py",
 )
 ELSEWHERE = (
+    "end_to_end/test_replicas.py",
+    "variants/test_backup.py",
     "end_to_end/test_rollout.py",
     "end_to_end/test_switching.py",
     "end_to_end/test_admin_model.py",

@@ -40,7 +40,9 @@ class Remote:
                 "store_url names a bucket: pip install 'gearshift[s3]'", field="store_url"
             ) from None
         self._root = url.removeprefix("s3://").strip("/")
-        self._files = S3FileSystem(use_listings_cache=False, config_kwargs=TIMEOUTS)
+        self._files = S3FileSystem(
+            use_listings_cache=False, skip_instance_cache=True, config_kwargs=TIMEOUTS
+        )
 
     def put(self, source: Path, name: str) -> None:
         """Store a file; readers see it whole or not at all."""
