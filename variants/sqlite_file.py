@@ -150,7 +150,7 @@ class SqliteFile:
         if name.startswith("SQLITE_READONLY"):
             self._refused = "the registry's file is read-only"
             return RegistryReadOnly(self._refused)
-        if "no such table" in str(error.orig):
+        if str(error.orig).startswith(("no such table", "no such column")):
             return RegistryDamaged(DAMAGED)  # emptied, or replaced by something else
         if not name and isinstance(error.orig, sqlite3.OperationalError):
             return RegistryDamaged(DAMAGED)  # the driver's own: a text that is not UTF-8
@@ -218,7 +218,7 @@ def _check(path: Path) -> None:
     try:
         with closing(sqlite3.connect(path, timeout=30)) as db:
             (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second: it quotes a name
         found = str(error)
         if getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_CANTOPEN")):
             raise RegistryUnavailable(f"the registry {path} cannot be opened: {error}") from error
