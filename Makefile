@@ -22,7 +22,7 @@ serve: $(VENV)/installed-serve ## start the gateway (ARGS="--port 8000 …")
 	@$(BIN)/gearshift serve $(ARGS)
 
 # What needs the machine to itself runs alone, after the rest has shared its cores file by file.
-ALONE := tests/end_to_end tests/faults
+ALONE := tests/faults
 
 test: $(VENV)/installed-dev $(VENV)/servers/ready ## run the tests, quick ones first (ARGS="-k router …" runs those one by one)
 ifdef ARGS

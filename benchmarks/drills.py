@@ -28,6 +28,10 @@ TESTS = (
     "test_clock.py",
 )
 ELSEWHERE = (
+    "end_to_end/test_protocol.py",
+    "end_to_end/test_headers.py",
+    "end_to_end/test_tensors.py",
+    "end_to_end/test_binary.py",
     "end_to_end/test_replicas.py",
     "variants/test_backup.py",
     "end_to_end/test_rollout.py",
