@@ -100,7 +100,7 @@ class VariantDetail(VariantOut):
     cascades: list[Cascade] = Field([], description="ask this variant first, then a better one")
     promise: PromiseOut | None = Field(None, description="while it serves, unless `demote` is off")
     rollout: RolloutOut | None = Field(None, description="while it is a shadow or canary")
-    history: list[AuditEntry] = []
+    history: list[AuditEntry] = Field([], description="the latest 20 lines; all: `/history`")
 
 
 class HistoryOut(BaseModel):

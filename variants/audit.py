@@ -24,6 +24,8 @@ MAX_ACTOR = 128
 MAX_EVIDENCE_BYTES = 64 << 10
 PAGE = 500
 """Lines that are read at once."""
+LATEST = 20
+"""Lines of a variant's history that are shown with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,14 +95,20 @@ class Audit:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def of(self, model: str, variant: str) -> tuple[AuditEntry, ...]:
-        """What happened to a variant, oldest first."""
+    def of(self, model: str, variant: str, *, after: int = 0) -> tuple[AuditEntry, ...]:
+        """What happened to a variant, oldest first: one page of the lines with larger ids."""
         table = tables.audit
+        chosen = select(table).filter_by(model=model, variant=variant).where(table.c.id > after)
         with self._database.read() as db:
-            rows = db.execute(
-                select(table).filter_by(model=model, variant=variant).order_by(table.c.id)
-            )
-            return tuple(_entry(row) for row in rows)
+            return tuple(map(_entry, db.execute(chosen.order_by(table.c.id).limit(PAGE))))
+
+    def latest(self, model: str, variant: str) -> tuple[AuditEntry, ...]:
+        """The last `LATEST` things that happened to a variant, oldest first."""
+        table = tables.audit
+        chosen = select(table).filter_by(model=model, variant=variant)
+        with self._database.read() as db:
+            rows = db.execute(chosen.order_by(table.c.id.desc()).limit(LATEST)).all()
+            return tuple(map(_entry, reversed(rows)))
 
     def after(self, id: int) -> Iterator[AuditEntry]:
         """Every line with a larger id, oldest first, read page by page."""

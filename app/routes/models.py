@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.errors import Forbidden
+from app.routes.audit import After
 from app.routes.guarded import GuardedRoute
 from app.schemas import (
     GatesOut,
@@ -75,12 +76,21 @@ async def get_variant(model: str, variant: str, parts: Parts, who: Who) -> Varia
 
 
 @router.get("/{model}/variants/{variant}/history", summary="A variant's history")
-async def get_history(model: str, variant: str, parts: Parts, who: Who) -> HistoryOut:
-    """Who moved it from state to state, when, why and on what evidence; oldest first."""
+async def get_history(
+    model: str,
+    variant: str,
+    parts: Parts,
+    who: Who,
+    after: After = 0,
+) -> HistoryOut:
+    """Who moved it from state to state, when, why and on what evidence; oldest first.
+
+    At most 500 lines; for more, ask again `after` the last one's id.
+    """
     if who.terms.allow is not None:
         raise Forbidden("histories name other keys: not for a key of some models only")
     await asyncio.to_thread(parts.data.registry.variant, model, variant)
-    found = await asyncio.to_thread(parts.data.audit.of, model, variant)
+    found = await asyncio.to_thread(parts.data.audit.of, model, variant, after=after)
     return HistoryOut(history=list(found))
 
 
@@ -247,7 +257,7 @@ def _detail(parts: Services, model: str, variant: str) -> VariantDetail:
         cascades=list(manifest.cascades) if manifest is not None else [],
         promise=_promise(parts, manifest),
         rollout=_rollout(parts, model, variant),
-        history=list(parts.data.audit.of(model, variant)),
+        history=list(parts.data.audit.latest(model, variant)),
     )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.models import tiny_spec
 from tests.variants.test_registry import PROFILED, add
 from variants import audit, tables
-from variants.audit import MAX_EVIDENCE_BYTES, PAGE, Audit, json_line
+from variants.audit import LATEST, MAX_EVIDENCE_BYTES, PAGE, Audit, json_line
 from variants.database import Database
 from variants.errors import Conflict, Invalid
 from variants.key_table import KeyTable, Secret
@@ -63,6 +63,22 @@ def test_a_line_can_be_neither_changed_nor_removed(database: Database) -> None:
         with pytest.raises(DBAPIError, match="append-only"), database.change() as db:
             db.execute(statement)
     assert [line.actor for line in Audit(database).after(0)] == ["a"]
+
+
+def test_a_long_history_comes_in_pages_and_its_end_alone(database: Database) -> None:
+    registry = Registry(database)
+    registry.put_model(tiny_spec(), None, actor="test")
+    add(registry, "int8", PROFILED)
+    with database.change() as db:
+        for number in range(PAGE):
+            audit.record(
+                db, actor="a", action="test", reason=str(number), model="tiny", variant="int8"
+            )
+    found = Audit(database)
+    first = found.of("tiny", "int8")
+    rest = found.of("tiny", "int8", after=first[-1].id)
+    assert len(first) == PAGE and len(rest) == 1 + len(PROFILED)
+    assert found.latest("tiny", "int8") == (*first, *rest)[-LATEST:]
 
 
 def test_evidence_comes_back_as_it_was_and_is_bounded(database: Database) -> None:
