@@ -20,6 +20,7 @@ from app.engine.batch import Answer
 from app.engine.engine import Engine
 from app.engine.limits import Limits
 from app.engine.process import spawn
+from app.engine.watchdog import Watchdog
 from app.engine.worker import LoadFailed, LocalWorker, RunFailed, WorkerLost
 from variants.agreement import Likeness, likeness
 from variants.runtimes import Tensors
@@ -121,7 +122,7 @@ class Shadow:
             self._tell(compared, alike)
 
     async def _run(self, worker: LocalWorker, served: ServedVariant, inputs: Tensors) -> Tensors:
-        watchdog = asyncio.get_running_loop().call_later(LIMIT_S, worker.kill, "hang")
+        watchdog = Watchdog(worker, LIMIT_S)
         try:
             result = await worker.run(served.key, inputs)
         finally:

@@ -116,11 +116,11 @@ async def _receive(
     complete: bool,
 ) -> BlobOut:
     """Take the body in: all of the blob (`offset` None), or what follows the bytes so far."""
-    store, receiving, settings = parts.data.store, parts.receiving, parts.settings
-    if store.has_blob(digest):
-        store.touch(digest)
+    receiving, settings = parts.receiving, parts.settings
+    if (size_bytes := await _stored(parts, digest)) is not None:
+        await receiving.on_thread(parts.data.store.touch, digest)
         response.status_code = 200
-        return _told(response, digest, store.blob_size(digest), complete=True)
+        return _told(response, digest, size_bytes, complete=True)
     uploads = receiving.uploads
     arriving = uploads.at_once if offset is None else uploads.open
     with receiving.admitted(who.id) as place, arriving(who.id, digest) as partial:
