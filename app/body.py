@@ -13,6 +13,7 @@ import orjson
 
 from app import images, texts
 from app.errors import Malformed, TensorMismatch
+from variants.json_keys import RepeatedKey, unique
 from variants.runtimes import Tensor, Tensors
 from variants.spec import Dtype, ImagePreprocess, ModelSpec, TensorSpec, TextPreprocess
 from variants.tokenizer import Tokenizer
@@ -110,7 +111,9 @@ def strict(raw: bytes) -> Any:
 
 def _check_keys(raw: bytes) -> None:
     try:
-        json.loads(raw, object_pairs_hook=_unique, parse_int=len, parse_float=len)
+        json.loads(raw, object_pairs_hook=unique, parse_int=len, parse_float=len)
+    except RepeatedKey as error:
+        raise Malformed(str(error), field=error.key[:80]) from error
     except RecursionError as error:
         raise Malformed("the body is nested too deeply") from error
 
@@ -354,17 +357,6 @@ def _place(index: list[int]) -> str:
 
 def _length(size: int | None) -> str:
     return "no list" if size is None else f"{size} items"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise Malformed(f"key {key[:80]!r} is repeated", field=key[:80])
-            seen.add(key)
-    return found
 
 
 def _dtype_words(dtype: np.dtype[Any]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from variants.errors import Invalid
+from variants.store import sync_folder
 
 PEPPER_BYTES = 32
 GENERATIONS = 2
@@ -135,8 +136,4 @@ def _publish(path: Path, content: bytes, *, new: bool) -> None:
         aside.unlink()
     else:
         aside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

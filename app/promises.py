@@ -19,6 +19,7 @@ from app.engine.engine import Engine
 from app.metrics import Metrics
 from app.shadow import Shadow
 from app.switches import Switches
+from router import sequential
 from router.promise import LATE_RATIO, Kept, Standing, standing, total
 from variants.agreement import Likeness
 from variants.errors import Conflict, GearshiftError, NotFound
@@ -176,14 +177,11 @@ def _promised(manifest: Manifest) -> float | None:
 
 def _told(found: Standing) -> str:
     if not found.agrees and found.agreed is not None:
-        agreed, least = found.agreed, found.promised_agreement
         return (
-            f"of {found.rows} live rows {agreed.value:.4f} [{agreed.low:.4f}, {agreed.high:.4f}] "
-            f"had the reference's answer, at least {least:.4f} were promised"
+            f"of {found.rows} live rows {sequential.told(found.agreed, digits=4)} had the "
+            f"reference's answer, at least {found.promised_agreement:.4f} were promised"
         )
-    beyond = found.beyond
     return (
         f"of {found.runs} runs {found.late.value:.3f} were later than the profile promised, beyond "
-        f"the others' by {beyond.value:.3f} [{beyond.low:.3f}, {beyond.high:.3f}], at most "
-        f"{LATE_RATIO:g}"
+        f"the others' by {sequential.told(found.beyond)}, at most {LATE_RATIO:g}"
     )

@@ -15,6 +15,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,22 +49,16 @@ def measure(switches: int, rate_per_s: float) -> dict[str, Any]:
             request = load.post("/infer", body, {"authorization": f"Bearer {gateway.key}"})
             while len(took_s) < switches:
                 for kind, found in windows.items():
-                    stop = threading.Event()
-                    switching = threading.Thread(target=_switch, args=(admin, stop, took_s))
-                    if kind == "switching":
-                        switching.start()
-                    found.append(
-                        generator.run(
+                    beside = _switching(admin, took_s) if kind == "switching" else nullcontext()
+                    with beside:
+                        load_seen = generator.run(
                             gateway.port,
                             request,
                             connections=CONNECTIONS,
                             seconds=WINDOW_S,
                             rate_per_s=rate_per_s,
                         )
-                    )
-                    stop.set()
-                    if kind == "switching":
-                        switching.join()
+                    found.append(load_seen)
                 print(f"{len(took_s)} switches", end="\r", file=sys.stderr)
     every = [window for found in windows.values() for window in found]
     p99_ms = {kind: median(window.p99_ms for window in found) for kind, found in windows.items()}
@@ -81,6 +77,19 @@ def measure(switches: int, rate_per_s: float) -> dict[str, Any]:
         "p99_ms": p99_ms,
         "p99_ratio": p99_ms["switching"] / p99_ms["steady"],
     }
+
+
+@contextmanager
+def _switching(admin: httpx.Client, took_s: list[float]) -> Iterator[None]:
+    """Switch off and on on a thread; whole pairs of switches are waited for."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_switch, args=(admin, stop, took_s))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _switch(admin: httpx.Client, stop: threading.Event, took_s: list[float]) -> None:

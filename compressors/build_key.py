@@ -1,11 +1,10 @@
 """The identity of a piece of work: the same key means that nothing has to be done again."""
 
-import hashlib
 from importlib import metadata
-from pathlib import Path
 
 from compressors import export
 from compressors.plan import Plan, Recipe
+from variants.digest import file_sha256
 from variants.manifest import digest_json
 
 
@@ -45,9 +44,4 @@ def source_digest(plan: Plan) -> str:
     promise = table.model_dump(
         mode="json", exclude={"python", "onnx", "evaluation", "selection", "calibration"}
     )
-    return digest_json({"promise": promise, "files": [_sha256(path) for path in files]})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_json({"promise": promise, "files": [file_sha256(path) for path in files]})

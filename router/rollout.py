@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, Strict, TypeAdapter
 
+from router import sequential
 from router.sequential import Count, difference, rate
 from variants.evidence import Interval
 
@@ -149,8 +150,7 @@ def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Judged, ...]]:
 
 def told(finding: Judged) -> str:
     """A criterion in words, for a history."""
-    found, limit = finding.found, finding.limit
-    interval = f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    interval, limit = sequential.told(finding.found), finding.limit
     match finding.criterion:
         case "errors":
             return f"failures beyond the others' {interval}, at most {limit:g}"

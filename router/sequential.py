@@ -69,6 +69,11 @@ def difference(one: Count, other: Count, alpha: float) -> Interval:
     )
 
 
+def told(found: Interval, *, digits: int = 3) -> str:
+    """An interval in words: `0.934 [0.912, 0.951]`."""
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
 def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 

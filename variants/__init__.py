@@ -9,7 +9,7 @@ Map
 - `manifest.py`    one variant's whole record and its only serialised form
 - `terms.py`       what a key may do: models, bounds, rate, money; `usage_table.py` what it used
 - `lifecycle.py`   the states a variant moves through, as one table
-- `store.py`       content-addressed blobs and manifests on disk
+- `store.py`       content-addressed blobs and manifests on disk; `digest.py` what names a blob
 - `uploads.py`     blobs that have not arrived whole yet
 - `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it
 - `sqlite_file.py` and `postgres.py` are its backends; `claims.py` who is at work on what
@@ -25,6 +25,7 @@ Map
 - `measure.py`     accuracy, latency, memory and load time of one artifact on one runtime
 - `trial.py`       the same in a throw-away process with limits
 - `cost.py`        dollars from seconds and bytes
+- `json_keys.py`   JSON objects whose keys must all differ
 - `toml_file.py`   a TOML file read into a pydantic model, with errors that name the line
 
 Knows nothing of HTTP, routing or how a variant was built. torch is never imported here.

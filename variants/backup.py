@@ -10,7 +10,6 @@ copied rows refer to is there. The pepper is never part of it: who has a backup 
 of a PostgreSQL database are left to `pg_dump`, to be run before this.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 from variants import manifest as manifests
 from variants.data_folder import FILE, DataFolder
 from variants.database import Database, newest_schema
+from variants.digest import file_sha256
 from variants.errors import Conflict, GearshiftError, Invalid
 from variants.registry import Registry
 from variants.retention import needed
@@ -29,7 +29,6 @@ from variants.sqlite_file import SqliteFile
 from variants.store import Store, sync_folder
 
 INDEX, BLOBS, MANIFESTS = "backup.json", "blobs", "manifests"
-_CHUNK = 1 << 20
 
 
 def back_up(data: DataFolder, target: Path) -> int:
@@ -45,21 +44,21 @@ def back_up(data: DataFolder, target: Path) -> int:
     digests: dict[str, str] = {}
     if isinstance(data.database.backend, SqliteFile):
         _copy_rows(data.database.backend.path, partial / FILE)
-        digests[FILE] = _digest(partial / FILE)
+        digests[FILE] = file_sha256(partial / FILE)
         with closing(Database(partial / FILE)) as copied:
             wanted = needed(Registry(copied))
     else:
         wanted = needed(data.registry)
     for digest in sorted(wanted.blobs - {""}):
         _copy(data.store.blob_path(digest), partial / BLOBS / digest)
-        digests[f"{BLOBS}/{digest}"] = found = _digest(partial / BLOBS / digest)
+        digests[f"{BLOBS}/{digest}"] = found = file_sha256(partial / BLOBS / digest)
         if found != digest:
             raise Invalid(f"blob {digest} is damaged: its bytes have SHA-256 {found}")
     for id in sorted(wanted.manifests - {""}):
         place = partial / MANIFESTS / id
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(data.store.manifest_bytes(id))
-        digests[f"{MANIFESTS}/{id}"] = _digest(place)
+        digests[f"{MANIFESTS}/{id}"] = file_sha256(place)
     index = {
         "schema": newest_schema(),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -88,7 +87,7 @@ def check(backup: Path) -> dict[str, str]:
         place = (backup / name).resolve()
         if not place.is_relative_to(backup.resolve()) or not place.is_file():
             raise Invalid(f"{backup} is not whole: {name} is missing")
-        if (found := _digest(place)) != digest:
+        if (found := file_sha256(place)) != digest:
             raise Invalid(f"{backup} is damaged: {name} has SHA-256 {found}, not {digest}")
     return files
 
@@ -164,8 +163,3 @@ def _keep(folder: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     sync_folder(folder)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

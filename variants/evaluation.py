@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from variants.errors import Invalid
+from variants.json_keys import RepeatedKey, unique
 from variants.runtimes import Tensor
 from variants.spec import Dtype
 
@@ -96,16 +97,11 @@ def _check_header(path: Path) -> None:
             raise ValueError(f"the header has {size} bytes, not 1 to {MAX_HEADER_BYTES}")
         text = file.read(size)
     try:
-        header = json.loads(text, object_pairs_hook=_once)
+        header = json.loads(text, object_pairs_hook=unique)
+    except RepeatedKey as error:
+        message = f"the header is no JSON: the header has {error.key[:80]!r} twice"
+        raise ValueError(message) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the header is no JSON: {error}") from error
     if not isinstance(header, dict) or len(header.keys() - {"__metadata__"}) > MAX_TENSORS:
         raise ValueError(f"the header is no object of at most {MAX_TENSORS} tensors")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(name for index, (name, _) in enumerate(pairs) if (name in dict(pairs[:index])))
-        raise ValueError(f"the header has {twice[:80]!r} twice")
-    return found

@@ -22,6 +22,7 @@ from typing import BinaryIO, Literal
 from uuid import uuid4
 
 from variants import manifest as manifests
+from variants.digest import file_sha256
 from variants.errors import Invalid, NotFound, StorageBroken, StorageFull
 from variants.manifest import Artifact, Manifest
 from variants.remote import Remote
@@ -244,9 +245,7 @@ class Store:
     def _fetch(self, remote: Remote, digest: str, target: Path) -> None:
         with self._aside() as (file, path):
             remote.fetch(_blob_name(digest), path)
-            with path.open("rb") as fetched:
-                found = hashlib.file_digest(fetched, "sha256").hexdigest()
-            if found != digest:
+            if (found := file_sha256(path)) != digest:
                 raise Invalid(f"blob {digest} is damaged: its bytes have SHA-256 {found}")
             _place(file, path, target)
 

@@ -13,7 +13,6 @@ parent: at the socket's end, or by the parent-death signal (prctl(2), PR_SET_PDE
 
 import ctypes
 import gc
-import hashlib
 import os
 import resource
 import select
@@ -30,6 +29,7 @@ import numpy as np
 
 from app.engine import frames
 from variants import runtimes
+from variants.digest import file_sha256
 from variants.runtimes import Session, Tensors
 
 PR_SET_PDEATHSIG = 1
@@ -119,9 +119,7 @@ def _is_memory(error: Exception) -> bool:
 
 def _hold(path: Path, digest: str) -> None:
     """Raise `ValueError` for a file that has changed since it was stored."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != digest:
+    if (found := file_sha256(path)) != digest:
         raise ValueError(f"the artifact is damaged: it has SHA-256 {found}, not {digest}")
 
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from benchmarks.routing.ladder import Ladder, candidate, ladder_of
 from router.candidate import Candidate
-from variants.data_folder import DataFolder, open_data_folder
+from variants.data_folder import FILE, DataFolder, open_data_folder
 from variants.errors import Invalid
 
 
 def ladders(root: Path) -> list[Ladder]:
     """One for each model with two measured variants. Raises `Invalid` where there is none."""
-    if not (root / "registry.sqlite3").exists():
-        raise Invalid(f"{root}: not a Gearshift data folder (it has no registry.sqlite3)")
+    if not (root / FILE).exists():
+        raise Invalid(f"{root}: not a Gearshift data folder (it has no {FILE})")
     with open_data_folder(root) as folder:
         measured = {
             record.spec.name: _measured(folder, record.spec.name)

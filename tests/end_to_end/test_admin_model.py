@@ -3,7 +3,6 @@
 `GEARSHIFT_TEST_STEPS` sets the number of steps (300).
 """
 
-import hashlib
 import itertools
 import os
 import pickle
@@ -197,6 +196,8 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.slow
 def test_the_admin_api_does_what_a_small_model_of_it_does(ladder: Ladder, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled.onnx"
+    pickled.write_bytes(pickle.dumps({"weights": [1.0]}))
     with world.gateway(ladder.root, ladder.key, env=ladders.ENV) as gateway:
         with gateway.client() as client:
             Machine.client = client
@@ -205,7 +206,7 @@ def test_the_admin_api_does_what_a_small_model_of_it_does(ladder: Ladder, tmp_pa
             Machine.digests = {
                 "good": world.upload(client, ladders.onnx(tmp_path, "extra-0")),
                 "other": world.upload(client, models.pair_onnx(tmp_path / "pair.onnx")),
-                "pickle": _sent(client, pickle.dumps({"weights": [1.0]})),
+                "pickle": world.upload(client, pickled),
                 "missing": "0" * 64,
             }
             run_state_machine_as_test(
@@ -231,9 +232,3 @@ def test_the_admin_api_does_what_a_small_model_of_it_does(ladder: Ladder, tmp_pa
             "divergences": 0,
         },
     )
-
-
-def _sent(client: httpx.Client, content: bytes) -> str:
-    digest = hashlib.sha256(content).hexdigest()
-    client.put(f"/v1/blobs/{digest}", content=content).raise_for_status()
-    return digest

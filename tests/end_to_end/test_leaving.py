@@ -9,7 +9,7 @@ import pytest
 
 from tests import ladder as ladders
 from tests import world
-from tests.calls import Caller, Reply, spread
+from tests.faults.gateways import last_calls
 from tests.ladder import MODEL, Ladder
 from tests.raw import Connection, request
 
@@ -65,22 +65,9 @@ def test_a_second_signal_leaves_out_the_wait(ladder: Ladder) -> None:
 def test_what_has_begun_and_cannot_finish_is_answered_and_listed(ladder: Ladder) -> None:
     """A variant that takes a second a batch, and a gateway that has a tenth of it."""
 
-    async def load(gateway: world.Gateway) -> list[Reply]:
-        replies = []
-
-        async def act(caller: Caller) -> None:
-            body = {**BODY, "inputs": [BODY["inputs"]] * 32}
-            replies.append(await caller.infer(body, {"Infer-Variants": '"glacial"'}))
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(spread(gateway.port, gateway.key, concurrency=4, act=act))
-            await asyncio.sleep(0.3)
-            gateway.process.send_signal(signal.SIGTERM)
-        return replies
-
     env = {**ladders.ENV, "GEARSHIFT_DRAIN_S": "0"}
     with world.gateway(ladder.root, ladder.key, env=env) as gateway:
-        replies = asyncio.run(load(gateway))
+        replies = asyncio.run(last_calls(gateway, rows=32))
         assert gateway.process.wait(10) == 0
     assert [(reply.status, reply.json["code"]) for reply in replies] == [(503, "draining")] * 4
     log = "".join(gateway.log)

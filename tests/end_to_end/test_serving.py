@@ -18,6 +18,7 @@ from tests import ladder as ladders
 from tests import world
 from tests.calls import Caller, Reply, spread
 from tests.end_to_end.test_registration import gone
+from tests.faults.gateways import last_calls
 from tests.ladder import MODEL, Ladder
 
 HEAVY = ("torch", "onnxruntime", "openvino", "onnx", "matplotlib", "nncf")
@@ -156,21 +157,8 @@ def test_sigterm_under_load_finishes_what_was_admitted_and_exits_with_0(
 
 @pytest.mark.option("drain_s")
 def test_what_cannot_finish_in_time_is_answered_with_503(ladder: Ladder) -> None:
-    async def load(gateway: world.Gateway) -> list[Reply]:
-        replies = []
-
-        async def act(caller: Caller) -> None:
-            body = {**BODY, "inputs": [BODY["inputs"]] * 20}
-            replies.append(await caller.infer(body, {"Infer-Variants": '"glacial"'}))
-
-        async with asyncio.TaskGroup() as group:
-            group.create_task(spread(gateway.port, gateway.key, concurrency=4, act=act))
-            await asyncio.sleep(0.3)
-            gateway.process.send_signal(signal.SIGTERM)
-        return replies
-
     with serving(ladder, GEARSHIFT_DRAIN_S="1.2") as gateway:
-        replies = asyncio.run(load(gateway))
+        replies = asyncio.run(last_calls(gateway, rows=20))
         assert gateway.process.wait(10) == 0
     statuses = sorted(reply.status for reply in replies)
     assert statuses[0] == 200

@@ -1,7 +1,9 @@
 """A gateway with one worker, asked in one line, for drills."""
 
+import asyncio
 import contextlib
 import re
+import signal
 import time
 from collections.abc import Iterator
 
@@ -9,6 +11,7 @@ import httpx
 
 from tests import ladder as ladders
 from tests import world
+from tests.calls import Caller, Reply, spread
 from tests.ladder import MODEL, Ladder
 
 ROW = [1.0, 2.0, 3.0, 4.0]
@@ -33,6 +36,21 @@ def infer(client: httpx.Client, inputs: object = ROW, **headers: str) -> httpx.R
         json={"model": MODEL, "inputs": inputs},
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )
+
+
+async def last_calls(gateway: world.Gateway, *, rows: int) -> list[Reply]:
+    """What four callers of `glacial` are answered when the gateway is told to end meanwhile."""
+    replies = []
+
+    async def act(caller: Caller) -> None:
+        body = {**BODY, "inputs": [ROW] * rows}
+        replies.append(await caller.infer(body, {"Infer-Variants": '"glacial"'}))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(spread(gateway.port, gateway.key, concurrency=4, act=act))
+        await asyncio.sleep(0.3)
+        gateway.process.send_signal(signal.SIGTERM)
+    return replies
 
 
 def pin(name: str) -> dict[str, str]:
