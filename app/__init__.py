@@ -34,7 +34,8 @@ Map
 - `rollouts.py`      shadows and canaries: who is sent there, what is seen, what follows;
                      `shadow.py` runs copies of requests
 - `promises.py`      variants that run slower than they were measured to
-- `metrics.py`       every Prometheus series, recorded in one place; `tallies.py` counts cheaply
+- `metrics.py`       every Prometheus series, recorded in one place; `tallies.py` counts cheaply,
+                     `label_names.py` bounds how many series there are
 - `decisions.py`     the last decisions, for `GET /v1/decisions/{id}`
 - `routes/`          one file per group of routes; `schemas.py` and `openapi*.py` describe them
 - `settings.py`      every option, once; `cli.py`, `doctor.py`, `demo.py` are commands

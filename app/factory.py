@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -62,6 +63,7 @@ log = structlog.get_logger()
 
 LAG_INTERVAL_S = 0.5
 DISK_INTERVAL_S = 5.0
+STORE_INTERVAL_S = 60.0
 
 
 def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process] = ()) -> FastAPI:
@@ -74,6 +76,7 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
     if settings.signing_key is not None:
         signing.check_key(settings.signing_key)
     metrics = Metrics()
+    data.database.on_done = metrics.registry_done
     prefix = secrets.token_hex(4)
     engine = Engine(
         store=data.store,
@@ -240,10 +243,14 @@ async def _watch_lag(metrics: Metrics) -> None:
 async def _watch_disk(services: Services) -> None:
     """Tell how much room there is, before uploads are refused, and forget what was given up."""
     receiving = services.receiving
+    sized_s = -math.inf
     while True:
         try:
             await receiving.on_thread(receiving.uploads.sweep)
             free = await receiving.on_thread(services.data.store.free_bytes)
+            if time.monotonic() - sized_s >= STORE_INTERVAL_S:
+                sized_s = time.monotonic()
+                services.metrics.stored(await receiving.on_thread(services.data.store.size_bytes))
         except OSError as error:
             log.warning("disk_not_read", error=error.strerror)
         else:

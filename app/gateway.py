@@ -370,6 +370,11 @@ class Gateway:
         now = time.monotonic()
         return {name: self._rung(name, now) for name in self._engine.catalog.models}
 
+    def queue_fill(self) -> dict[str, float]:
+        """How full the queues are, by model."""
+        limit, fill_ratio = self._queue_limit, self._engine.fill_ratio
+        return {name: fill_ratio(name, limit) for name in self._engine.catalog.models}
+
     def _rung(self, model: str, now_s: float) -> int:
         fill_ratio = self._engine.fill_ratio(model, self._queue_limit)
         return self._pressure[model].rung(now_s, fill_ratio=fill_ratio)

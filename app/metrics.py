@@ -4,6 +4,7 @@ Base units, `_total` on counters; labels hold only names from the registry and w
 enums, never what a caller sent.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from app.label_names import LabelNames
 from app.tallies import Spread, Spreads, Tallies, Tally
 from variants.agreement import Likeness
 from variants.evidence import Cascade
@@ -28,6 +30,13 @@ SECONDS = (
 RATIOS = (0.25, 0.5, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 LOAD_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+LOST = ("crash", "exit", "hang", "garbage", "oom", "recycle")
+SWITCHED = ("activated", "deactivated", "shadow", "canary", "failed")
+REJECTED = ("admission", "queue_full", "memory", "no_healthy_variant", "draining")
+REFUSED = ("key", "scope")
+OPERATIONS = ("read", "write", "change")
+"""Words of labels that count from 0, so that Prometheus sees the first of each as an increase."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,21 +57,25 @@ class Metrics:
         self._replies: dict[tuple[str, str, int, str], tuple[Tally, Spread]] = {}
         self._batches: dict[tuple[str, str], tuple[Spread, Spread, Spread]] = {}
         self._in_flight = 0
+        self._dropped: Callable[[], int] = lambda: 0
+        self._threads = threading.Lock()
+        self._names = names = LabelNames()
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Tallies:
-            return Tallies(f"gearshift_{name}", text, labels, registry)
+            return Tallies(f"gearshift_{name}", text, labels, registry, names=names)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"gearshift_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Spreads:
-            return Spreads(f"gearshift_{name}", text, labels, bounds, registry)
+            return Spreads(f"gearshift_{name}", text, labels, bounds, registry, names=names)
 
         self._declare_workers(counter, gauge)
+        self._declare_storage(counter, gauge, histogram)
         self._http_requests = counter(
             "http_requests",
             "HTTP requests by route template.",
@@ -137,23 +150,24 @@ class Metrics:
             "outcome",
         )
         self._switches = counter(
-            "variant_switch", "Activations and deactivations.", "model", "outcome"
+            "variant_switch", "Changes of what a variant is for.", "model", "outcome"
         )
         self._switch_seconds = histogram(
             "variant_switch_duration_seconds",
-            "Time of an activation or deactivation.",
+            "Time of such a change, with loading and draining.",
             SECONDS,
             "model",
             "outcome",
         )
-        self._uploads = counter("uploads", "Artifacts uploaded.", "format", "outcome")
-        self._upload_bytes = counter("upload_bytes", "Bytes uploaded.", "format", "outcome")
-        self._disk_free = gauge("disk_free_bytes", "What the store's disk still takes.")
-        self._disk_low = gauge("disk_low", "1 while uploads are refused for want of room.")
         self._auth_failures = counter(
             "auth_failures", "Requests without a valid key or scope.", "reason"
         )
+        for reason in REFUSED:
+            self._auth_failures.labels(reason)
         self._queue_depth = gauge("queue_depth", "Requests waiting.", "model")
+        self._queue_fill = gauge(
+            "queue_fill_ratio", "How full the queue is, by number or bytes.", "model"
+        )
         self._inflight = gauge("inflight_requests", "Requests between arrival and reply.")
         self._worker_up = gauge("worker_up", "1 while the worker lives.", "worker")
         self._worker_rss = gauge("worker_rss_bytes", "Resident memory of the worker.", "worker")
@@ -174,11 +188,13 @@ class Metrics:
             "digest12",
         )
         self._ready = gauge("ready", "1 while the gateway is ready.")
-        self._log_dropped = gauge("log_dropped_lines", "Lines that the log could not take.")
-        self._registry_up = gauge("registry_up", "1 while the registry's database answers.")
-        self._registry_readonly = gauge(
-            "registry_readonly", "1 while the registry takes no changes."
-        )
+        self._draining = gauge("draining", "1 while the gateway leaves.")
+        self._log_dropped = counter(
+            "log_lines_dropped", "Lines that the log could not take."
+        ).labels()
+        self._folded = counter(
+            "metrics_folded", "Models and variants without series of their own."
+        ).labels()
         self._loop_lag = histogram(
             "event_loop_lag_seconds", "How late a timer of the event loop fired.", SECONDS
         ).labels()
@@ -260,6 +276,40 @@ class Metrics:
         self._variant_workers = gauge(
             "variant_workers", "Workers that have the variant open.", "model", "variant"
         )
+
+    def _declare_storage(
+        self,
+        counter: Callable[..., Tallies],
+        gauge: Callable[..., Gauge],
+        histogram: Callable[..., Spreads],
+    ) -> None:
+        """How disk and database do."""
+        self._uploads = counter("uploads", "Artifacts uploaded.", "format", "outcome")
+        self._upload_bytes = counter("upload_bytes", "Bytes uploaded.", "format", "outcome")
+        self._disk_free = gauge("disk_free_bytes", "What the store's disk still takes.")
+        self._disk_low = gauge("disk_low", "1 while uploads are refused for want of room.")
+        self._store_bytes = gauge("artifact_store_bytes", "Blobs and manifests in the data folder.")
+        self._registry_up = gauge("registry_up", "1 while the registry's database answers.")
+        self._registry_readonly = gauge(
+            "registry_readonly", "1 while the registry takes no changes."
+        )
+        self._registry_seen = gauge(
+            "registry_seen_timestamp_seconds", "When the registry was last looked at."
+        )
+        self._reloaded = gauge(
+            "config_reload_success_timestamp_seconds", "When keys and models were last read anew."
+        )
+        self._registry_seconds = histogram(
+            "registry_write_duration_seconds",
+            "Transactions that write; other gateways look at those that `change`.",
+            SECONDS,
+            "op",
+        )
+        self._registry_errors = counter(
+            "registry_errors", "Transactions that the database did not do.", "op"
+        )
+        for op in OPERATIONS:
+            self._registry_errors.labels(op)
 
     def http(self, route: str, method: str, status: int, code: str, total_s: float) -> None:
         """One HTTP request; `code` is the problem's code, or `ok`."""
@@ -375,7 +425,7 @@ class Metrics:
         self._canary_requests.labels(manifest.model, manifest.variant, outcome).inc()
 
     def switched(self, model: str, outcome: str, seconds: float) -> None:
-        """One activation or deactivation."""
+        """One change of what a variant is for; `failed` where it came to nothing."""
         self._switches.labels(model, outcome).inc()
         self._switch_seconds.labels(model, outcome).observe(seconds)
 
@@ -393,18 +443,36 @@ class Metrics:
         self._disk_free.set(free_bytes)
         self._disk_low.set(low)
 
+    def stored(self, size_bytes: int) -> None:
+        """What the store has in the data folder."""
+        self._store_bytes.set(size_bytes)
+
     def auth_failed(self, reason: str) -> None:
         """One request without a valid key (`key`) or without the scope (`scope`)."""
         self._auth_failures.labels(reason).inc()
 
     def registry_is(self, *, up: bool, read_only: bool) -> None:
-        """Whether the registry's database answers, and whether it takes changes."""
+        """Whether the registry's database answered just now, and whether it takes changes."""
         self._registry_up.set(up)
+        if up:
+            self._registry_seen.set_to_current_time()
         self._registry_readonly.set(read_only)
+
+    def registry_done(self, op: str, seconds: float | None) -> None:
+        """One transaction, from any thread; None for one that the database did not do."""
+        with self._threads:
+            if seconds is None:
+                self._registry_errors.labels(op).inc()
+            elif op != "read":
+                self._registry_seconds.labels(op).observe(seconds)
 
     def count_dropped_logs(self, dropped: Callable[[], int]) -> None:
         """Have the lines told that the log could not take."""
-        self._log_dropped.set_function(dropped)
+        self._dropped = dropped
+
+    def reloaded(self) -> None:
+        """Keys and models have been read anew."""
+        self._reloaded.set_to_current_time()
 
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop was."""
@@ -418,7 +486,9 @@ class Metrics:
         self,
         *,
         ready: bool,
+        draining: bool,
         queue_depths: dict[str, int],
+        queue_fill: dict[str, float],
         workers: dict[int, int | None],
         files: dict[int, int],
         active: list[tuple[Manifest, bool]],
@@ -431,12 +501,24 @@ class Metrics:
         `files`: what they have open.
 
         `drift`: measured ÷ profiled median of each active variant, and whether it is off for long.
+        What has no name of its own is left out.
         """
+        own = self._names.own
         self._ready.set(ready)
+        self._draining.set(draining)
         self._inflight.set(self._in_flight)
-        for model, depth in queue_depths.items():
-            self._queue_depth.labels(model).set(depth)
+        self._log_dropped.value = self._dropped()
+        for model in filter(own, rungs):
+            self._queue_depth.labels(model).set(queue_depths[model])
+            self._queue_fill.labels(model).set(queue_fill[model])
+            self._overload.labels(model).set(rungs[model])
+            for cause in REJECTED:
+                self._rejected.labels(model, cause)
+            for outcome in SWITCHED:
+                self._switches.labels(model, outcome)
         for number, rss_bytes in workers.items():
+            for cause in LOST:
+                self._worker_restarts.labels(str(number), cause)
             self._worker_up.labels(str(number)).set(rss_bytes is not None)
             self._worker_rss.labels(str(number)).set(rss_bytes or 0)
             self._worker_files.labels(str(number)).set(files.get(number, 0))
@@ -449,25 +531,29 @@ class Metrics:
             self._promise_broken,
         ):
             labelled.clear()
-        for manifest in broken:
-            self._promise_broken.labels(manifest.model, manifest.variant).set(1)
-        for model, rung in rungs.items():
-            self._overload.labels(model).set(rung)
-        for manifest, number in copies:
-            self._variant_workers.labels(manifest.model, manifest.variant).set(number)
-        for manifest, ratio, drifted in drift:
-            self._latency_ratio.labels(manifest.model, manifest.variant).set(ratio)
-            self._latency_drifted.labels(manifest.model, manifest.variant).set(drifted)
         for manifest, healthy in active:
-            self._variant_healthy.labels(manifest.model, manifest.variant).set(healthy)
+            names = manifest.model, manifest.variant
+            if not own(*names):
+                continue
+            self._variant_healthy.labels(*names).set(healthy)
+            self._promise_broken.labels(*names).set(manifest in broken)
             self._variant_info.labels(
-                manifest.model,
-                manifest.variant,
+                *names,
                 manifest.runtime,
                 manifest.artifact.format,
                 manifest.technique,
                 manifest.artifact.digest[:12],
             ).set(1)
+            self._inference_requests.labels(*names, "ok")
+            self._violations.labels(*names, "max_latency")
+        for manifest, number in copies:
+            if own(manifest.model, manifest.variant):
+                self._variant_workers.labels(manifest.model, manifest.variant).set(number)
+        for manifest, ratio, drifted in drift:
+            if own(manifest.model, manifest.variant):
+                self._latency_ratio.labels(manifest.model, manifest.variant).set(ratio)
+                self._latency_drifted.labels(manifest.model, manifest.variant).set(drifted)
+        self._folded.value = self._names.folded
 
     def render(self) -> bytes:
         """The text exposition; takes milliseconds, so call it off the event loop."""

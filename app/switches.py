@@ -6,7 +6,8 @@ before it is told to route to it, and the snapshot is swapped once, when all is 
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -61,13 +62,13 @@ class Switches:
         start = time.monotonic()
         async with self._changing:
             record = await self._record(model, variant, only)
-            if record.state == "active":
-                served = await asyncio.to_thread(self._served, record)
-                await self._engine.load(self._engine.catalog.model(model), served)
-            else:
-                await self._bring_in(record, "active", actor, reason, evidence=evidence)
-            await self._publish(model)
-        self._metrics.switched(model, "activated", time.monotonic() - start)
+            with self._counted(model, "activated", start):
+                if record.state == "active":
+                    served = await asyncio.to_thread(self._served, record)
+                    await self._engine.load(self._engine.catalog.model(model), served)
+                else:
+                    await self._bring_in(record, "active", actor, reason, evidence=evidence)
+                await self._publish(model)
 
     async def try_out(
         self,
@@ -88,16 +89,18 @@ class Switches:
         """
         text = PLAN.dump_json(plan).decode()
         reason = reason or f"tried as {state}"
+        start = time.monotonic()
         async with self._changing:
             record = await self._record(model, variant, only)
-            if record.state == state:
-                await asyncio.to_thread(
-                    self._data.registry.replan, model, variant, text, actor=actor, reason=reason
-                )
-            else:
-                told = {**(evidence or {}), "plan": PLAN.dump_python(plan, mode="json")}
-                await self._bring_in(record, state, actor, reason, plan=text, evidence=told)
-            await self._publish(model)
+            with self._counted(model, state, start):
+                if record.state == state:
+                    await asyncio.to_thread(
+                        self._data.registry.replan, model, variant, text, actor=actor, reason=reason
+                    )
+                else:
+                    told = {**(evidence or {}), "plan": PLAN.dump_python(plan, mode="json")}
+                    await self._bring_in(record, state, actor, reason, plan=text, evidence=told)
+                await self._publish(model)
 
     async def deactivate(
         self,
@@ -121,12 +124,12 @@ class Switches:
             record = await self._record(model, variant, only)
             if record.state == "inactive":
                 return
-            if record.state in CANDIDATES:
-                await self._move(record, "inactive", actor, reason, evidence=evidence)
-                await self._publish(model)
-            else:
-                await self._drain(record, actor, force=force, reason=reason, evidence=evidence)
-        self._metrics.switched(model, "deactivated", time.monotonic() - start)
+            with self._counted(model, "deactivated", start):
+                if record.state in CANDIDATES:
+                    await self._move(record, "inactive", actor, reason, evidence=evidence)
+                    await self._publish(model)
+                else:
+                    await self._drain(record, actor, force=force, reason=reason, evidence=evidence)
 
     async def retire(self, model: str, variant: str, actor: str, *, force: bool = False) -> None:
         """End a variant for good; its artifact may be swept. Raises as `deactivate` does."""
@@ -156,6 +159,17 @@ class Switches:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @contextmanager
+    def _counted(self, model: str, outcome: str, start: float) -> Iterator[None]:
+        """Count what is done inside; what the variant's state does not allow is no failure."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, Conflict):
+                self._metrics.switched(model, "failed", time.monotonic() - start)
+            raise
+        self._metrics.switched(model, outcome, time.monotonic() - start)
 
     async def _bring_in(
         self,
@@ -247,9 +261,11 @@ class Switches:
         task.add_done_callback(self._tasks.discard)
 
     async def _join(self, model: ServedModel, served: ServedVariant) -> None:
+        start = time.monotonic()
         try:
             await self._engine.load(model, served)
         except LoadFailed as error:  # the others are served
+            self._metrics.switched(model.spec.name, "failed", time.monotonic() - start)
             log.error("variant_load_failed", variant=served.manifest.variant, error=str(error))
         else:
             await self.show(model.spec.name)

@@ -13,6 +13,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from app.label_names import LabelNames
+
 
 class Tally:
     """One counter."""
@@ -44,18 +46,28 @@ class Spread:
 
 
 class Tallies(Collector):
-    """A counter for every set of labels."""
+    """A counter for every set of labels. `names` says under which names they are counted."""
 
     def __init__(
-        self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        registry: CollectorRegistry,
+        *,
+        names: LabelNames | None = None,
     ) -> None:
         self._name, self._text, self._labels = name, text, labels
+        self._names = names or LabelNames()
         self._children: dict[tuple[str, ...], Tally] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> Tally:
         """The counter with these label values, to be kept."""
-        return self._children.setdefault(values, Tally())
+        found = self._children.get(values)
+        if found is None:
+            found = self._children.setdefault(self._names.values(self._labels, values), Tally())
+        return found
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """The counters as they are."""
@@ -66,7 +78,7 @@ class Tallies(Collector):
 
 
 class Spreads(Collector):
-    """A histogram for every set of labels."""
+    """A histogram for every set of labels. `names` says under which names they are counted."""
 
     def __init__(
         self,
@@ -75,16 +87,23 @@ class Spreads(Collector):
         labels: Sequence[str],
         bounds: Sequence[float],
         registry: CollectorRegistry,
+        *,
+        names: LabelNames | None = None,
     ) -> None:
         self._name, self._text, self._labels = name, text, labels
         self._bounds = tuple(bounds)
         self._words = [*map(floatToGoString, bounds), "+Inf"]
+        self._names = names or LabelNames()
         self._children: dict[tuple[str, ...], Spread] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> Spread:
         """The histogram with these label values, to be kept."""
-        return self._children.setdefault(values, Spread(self._bounds))
+        found = self._children.get(values)
+        if found is None:
+            values = self._names.values(self._labels, values)
+            found = self._children.setdefault(values, Spread(self._bounds))
+        return found
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The histograms as they are."""

@@ -9,9 +9,11 @@ SQLite is the embedded default (`sqlite_file.py`); several gateways share a Post
 """
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import Connection, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError
@@ -19,12 +21,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from variants import tables
 from variants.claims import Claims
-from variants.errors import GearshiftError, Invalid, RegistryDamaged, RegistryUnavailable
+from variants.errors import (
+    GearshiftError,
+    Invalid,
+    RegistryDamaged,
+    RegistryUnavailable,
+    StorageFull,
+)
 from variants.postgres import Postgres
 from variants.sqlite_file import SqliteFile
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 TIMEOUT_S = 5.0
+Operation = Literal["read", "write", "change"]
 _VERSION = re.compile(r"v(\d{4})_\w+\.py")
 
 
@@ -44,6 +53,9 @@ class Database:
 
     def __init__(self, place: Path | str, *, timeout_s: float = TIMEOUT_S) -> None:
         self.backend = _backend(place, timeout_s)
+        self.on_done: Callable[[Operation, float | None], None] = lambda op, seconds: None
+        """Told of each transaction and its seconds, None for one that the database did not do;
+        on the thread that made it."""
         self._migrate()
 
     @property
@@ -66,12 +78,13 @@ class Database:
 
         Raises `RegistryUnavailable`, or `RegistryDamaged` where what is read makes no sense.
         """
-        try:
-            with self._explained(), self.backend.engine.begin() as db:
-                self.backend.begin_read(db)
-                yield db
-        except ValueError as error:
-            raise RegistryDamaged(f"the registry holds what it cannot hold: {error}") from error
+        with self._told("read"):
+            try:
+                with self._explained(), self.backend.engine.begin() as db:
+                    self.backend.begin_read(db)
+                    yield db
+            except ValueError as error:
+                raise RegistryDamaged(f"the registry holds what it cannot hold: {error}") from error
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -81,16 +94,13 @@ class Database:
         For what gateways need not look at; everything else is a `change`. Raises
         `RegistryUnavailable`, `RegistryReadOnly` or `StorageFull`; then nothing was acknowledged.
         """
-        with self._explained():
-            with self.backend.engine.begin() as db:
-                self.backend.begin_write(db)
-                yield db
-            self.backend.written()
+        with self._told("write"), self._writing() as db:
+            yield db
 
     @contextmanager
     def change(self) -> Iterator[Connection]:
         """A `write` that every gateway notices and renews its snapshot by."""
-        with self.write() as db:
+        with self._told("change"), self._writing() as db:
             yield db
             db.execute(update(tables.changes).values(version=tables.changes.c.version + 1))
             self.backend.after_change(db)
@@ -100,6 +110,24 @@ class Database:
         with self.read() as db:
             found: int = db.execute(select(tables.changes.c.version)).scalar_one()
             return found
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._explained():
+            with self.backend.engine.begin() as db:
+                self.backend.begin_write(db)
+                yield db
+            self.backend.written()
+
+    @contextmanager
+    def _told(self, op: Operation) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        except (RegistryUnavailable, StorageFull):
+            self.on_done(op, None)
+            raise
+        self.on_done(op, time.monotonic() - start)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

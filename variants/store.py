@@ -157,6 +157,14 @@ class Store:
         """What the disk still takes."""
         return shutil.disk_usage(self.root).free
 
+    def size_bytes(self) -> int:
+        """What blobs and manifests take here; of a store with a remote, the copies."""
+        total = 0
+        for path in (*self.root.glob("blobs/*/*"), *self.root.glob("manifests/*")):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
     def put_file(self, path: Path) -> Artifact:
         """Publish a copy of an ONNX file."""
         with self.incoming() as blob, path.open("rb") as source:

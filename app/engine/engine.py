@@ -182,6 +182,11 @@ class Engine:
         await asyncio.gather(*(slot.stop() for slot in self.slots))
 
     @property
+    def draining(self) -> bool:
+        """Whether it leaves."""
+        return self._draining
+
+    @property
     def ready(self) -> bool:
         """Whether every model can be answered by a worker that has opened all that it could.
 

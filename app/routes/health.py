@@ -36,7 +36,9 @@ async def metrics(parts: Parts) -> Response:
     """The text exposition format 0.0.4."""
     parts.metrics.gauges(
         ready=parts.engine.ready,
+        draining=parts.engine.draining,
         queue_depths=parts.engine.queue_depths(),
+        queue_fill=parts.gateway.queue_fill(),
         workers=parts.engine.worker_memory(),
         files=parts.engine.worker_files(),
         active=parts.engine.health(),

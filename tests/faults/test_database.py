@@ -268,7 +268,7 @@ def test_a_full_log_is_counted_and_stops_nobody(ladder: Ladder) -> None:
 
             until(up, 30)
             assert {infer(client).status_code for _ in range(20)} == {200}
-            dropped = gauge(client, "log_dropped_lines")
+            dropped = gauge(client, "log_lines_dropped_total")
             assert dropped > 0
             drilled("K3", "log's disk full", {"infer 200": 20, "lines dropped": dropped})
     finally:

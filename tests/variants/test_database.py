@@ -23,7 +23,7 @@ from tests.variants.test_registry import PROFILED, add
 from variants import tables
 from variants.audit import Audit
 from variants.database import MIGRATIONS, Database, newest_schema
-from variants.errors import GearshiftError, Invalid, RegistryReadOnly, RegistryUnavailable
+from variants.errors import GearshiftError, Invalid, NotFound, RegistryReadOnly, RegistryUnavailable
 from variants.key_table import KeyTable
 from variants.registry import Registry, _spec
 
@@ -190,6 +190,28 @@ def test_every_change_moves_the_counter_and_a_mere_write_does_not(database: Data
     with database.write() as db:
         db.exec_driver_sql("UPDATE models SET version = version")
     assert database.version() == seen[-1]
+
+
+def test_each_transaction_is_told_and_whether_the_database_did_it(path: Path) -> None:
+    database = Database(path, timeout_s=0.01)
+    told: list[tuple[str, bool]] = []
+    database.on_done = lambda op, seconds: told.append((op, seconds is not None and seconds >= 0))
+    registry = Registry(database)
+    registry.put_model(tiny_spec(), None, actor="test")
+    with database.write() as db:
+        db.exec_driver_sql("UPDATE models SET version = version")
+    with pytest.raises(NotFound):  # the caller's mistake, not the database's
+        registry.set_reference("tiny", "none", actor="test")
+    assert told == [("change", True), ("write", True)]
+    del told[:]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RegistryUnavailable):
+            registry.put_model(tiny_spec(), None, actor="test")
+        with pytest.raises(RegistryUnavailable):
+            registry.models()
+    assert told == [("change", False), ("read", False)]
+    database.close()
 
 
 OPENER = """
