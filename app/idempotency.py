@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import structlog
 from fastapi import Request, Response
 
+from app.access import ROUTES
 from app.errors import CONTENT_TYPE, InFlight, KeyReused, Malformed, problem_for
 from app.http_edge import header_values
 from variants.replies import Replies, Reply
@@ -26,8 +27,14 @@ RENEW_S = 10.0
 REPLAYED = "Idempotency-Replayed"
 
 _NOT_NOW = frozenset({401, 403, 408, 412, 429})
-_NAME = re.compile(r'"?([\x21\x23-\x5b\x5d-\x7e]{1,255})"?')
+NAME_PATTERN = r'"?([!#-\[\]-~]{1,255})"?'
+_NAME = re.compile(NAME_PATTERN)
 _KEPT_HEADERS = frozenset({"content-type", "etag", "location", "preference-applied"})
+
+
+def honoured(method: str, path: str) -> bool:
+    """Whether a route, by its path as it was declared, does a request of one name once."""
+    return method == "POST" and ROUTES.get((method, path)) == "admin"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

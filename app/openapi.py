@@ -1,11 +1,12 @@
 """The OpenAPI description: what FastAPI derives, and `/infer`, which is plain ASGI."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 
-from app import binary, openapi_examples
+from app import binary, idempotency, openapi_examples, preconditions
 from app.access import ROUTES, Need
 from app.errors import CONTENT_TYPE, TABLE
 from app.headers import OBJECTIVE_PATTERN
@@ -19,7 +20,8 @@ _REFUSALS = {
     403: "the key lacks the scope",
     404: "unknown or not yours",
     408: "the body did not arrive in time",
-    409: "the present state does not allow it",
+    409: "the present state does not allow it: see `code`",
+    412: "changed since it was read",
     413: "too large",
     415: "wrong content type",
     422: "well-formed, but cannot be: see `code`",
@@ -104,6 +106,36 @@ CONSTRAINT_HEADERS = [
     ),
     _header("Priority", _TEXT, "RFC 9218: `u=0` (first) to `u=7` (last).", "u=1"),
 ]
+
+_TAGS_SCHEMA = {"type": "string", "pattern": rf"^(\*|{preconditions.TAGS_PATTERN})$"}
+_HONOURED = {
+    "If-Match": _header(
+        "If-Match",
+        _TAGS_SCHEMA,
+        "`ETag`s of what the path names last: change it only while its version is one of theirs.",
+        '"7-3f2a90c1d5e6b7a8"',
+    ),
+    "If-None-Match": _header(
+        "If-None-Match",
+        _TAGS_SCHEMA,
+        "`ETag`s of what the caller has: 304 without a body where the answer is the same.",
+        '"7-3f2a90c1d5e6b7a8"',
+    ),
+    "Idempotency-Key": _header(
+        "Idempotency-Key",
+        {"type": "string", "pattern": f"^{idempotency.NAME_PATTERN}$"},
+        "A name of the caller's choice: a request sent again with it within 24 hours is answered "
+        "as at first, and nothing is done twice.",
+        "promote-int8-2026-01-31",
+    ),
+}
+"""What control routes take, by name; `honoured` of its module says which do."""
+
+_ETAG = {"schema": {"type": "string"}, "description": "For `If-Match` and `If-None-Match`."}
+_REPLAYED = {
+    "schema": {"type": "string", "enum": ["true"]},
+    "description": "Where this is the answer to the first request with the `Idempotency-Key`.",
+}
 
 _INFER: dict[str, Any] = {
     "tags": ["inference"],
@@ -281,19 +313,45 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
             parameter["example"] = openapi_examples.PARAMETERS[name]
     answers = operation["responses"]
     answers.pop("422", None)  # FastAPI's own shape, which nothing here has
+    honoured = _honoured(method, path, answers)
+    if honoured:
+        operation.setdefault("parameters", []).extend(_HONOURED[name] for name in honoured)
     for status, answer in answers.items():
         if "text/event-stream" in answer.get("content", {}):
             answer["content"]["text/event-stream"] = openapi_examples.EVENTS
         if (example := openapi_examples.ANSWERS.get((method, path, status))) is not None:
             answer["content"]["application/json"]["example"] = example
+        if honoured and preconditions.MEDIA_TYPE in answer.get("content", {}):
+            answer["headers"] = {"ETag": _ETAG}
+        if "Idempotency-Key" in honoured:
+            answer.setdefault("headers", {})[idempotency.REPLAYED] = _REPLAYED
+    if "If-None-Match" in honoured:
+        answers["304"] = {"description": "the caller has it", "headers": {"ETag": _ETAG}}
     queried = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
-    for status in sorted(_statuses(method, path, need) | ({422} if queried else set())):
-        answers.setdefault(str(status), _refusal(status))
+    statuses = _statuses(method, path, need, honoured) | ({422} if queried else set())
+    for status in sorted(statuses):
+        answers.setdefault(str(status), _refusal(status, _codes(status, method, path, honoured)))
 
 
-def _statuses(method: str, path: str, need: Need) -> set[int]:
+def _honoured(method: str, path: str, answers: Mapping[str, Any]) -> list[str]:
+    """What a control route takes beside its own parameters."""
+    if path == "/infer":
+        return []
+    media_types = {kind for answer in answers.values() for kind in answer.get("content", ())}
+    condition = preconditions.honoured(method, path, media_types)
+    once = ["Idempotency-Key"] if idempotency.honoured(method, path) else []
+    return ([] if condition is None else [condition]) + once
+
+
+def _statuses(method: str, path: str, need: Need, honoured: Sequence[str]) -> set[int]:
     """The refusals that an operation can give."""
     found = {431}
+    if honoured:
+        found |= {400}
+    if "If-Match" in honoured:
+        found |= {412}
+    if "Idempotency-Key" in honoured:
+        found |= {409, 422}
     if need != "public":
         found |= {401, 429} if need == "any" else {401, 403, 429}
     if "{" in path or need == "infer":
@@ -315,20 +373,37 @@ def _statuses(method: str, path: str, need: Need) -> set[int]:
     return found
 
 
-def _refusal(status: int) -> dict[str, Any]:
-    example = {
-        "type": f"urn:gearshift:problem:{_CODES[status]}",
-        "title": _REFUSALS[status].capitalize(),
-        "status": status,
-        "detail": "What was wrong with this request, in one sentence.",
-        "code": _CODES[status],
-        "request_id": "5f0c9a1e-r2a",
+def _codes(status: int, method: str, path: str, honoured: Sequence[str]) -> list[str]:
+    """Codes that a refusal may have here: one, or those that call for different things."""
+    repeated = {409: ["in-flight"], 422: ["idempotency-key-reused"]}
+    codes = repeated.get(status, []) if "Idempotency-Key" in honoured else []
+    if (method, path, status) == ("PATCH", "/v1/blobs/{digest}", 409):
+        codes = ["mismatching-upload-offset"]
+    usual = "conflict" if status == 409 and path != "/infer" else _CODES[status]
+    return [usual, *codes]
+
+
+def _refusal(status: int, codes: Sequence[str]) -> dict[str, Any]:
+    examples = {
+        code: {
+            "value": {
+                "type": f"urn:gearshift:problem:{code}",
+                "title": _TITLES[code],
+                "status": status,
+                "detail": "What was wrong with this request, in one sentence.",
+                "code": code,
+                "request_id": "5f0c9a1e-r2a",
+            }
+        }
+        for code in codes
     }
     return {
         "description": _REFUSALS[status],
-        "content": {CONTENT_TYPE: {"schema": PROBLEM, "example": example}},
+        "content": {CONTENT_TYPE: {"schema": PROBLEM, "examples": examples}},
     }
 
 
 _CODES = {status: code for _, status, code, _ in reversed(TABLE)} | {431: "too-many-headers"}
 """One code of each status, the first of the table."""
+
+_TITLES = {code: title for _, _, code, title in TABLE} | {"too-many-headers": "Too many headers"}

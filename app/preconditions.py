@@ -9,7 +9,8 @@ Source: RFC 9110, section 13.
 import asyncio
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Literal
 
 from fastapi import Request, Response
 
@@ -18,43 +19,79 @@ from app.http_edge import header_values
 from app.services import services
 from variants import versions
 from variants.errors import NotFound, RegistryUnavailable
-from variants.versions import Resource
+from variants.versions import Kind, Resource
 
 Handle = Callable[[Request], Awaitable[Response]]
 
-_TAG = r'(?:W/)?"[\x21\x23-\x7e]*"'
-_TAGS = re.compile(rf"\s*{_TAG}(?:\s*,\s*{_TAG})*\s*")
+MEDIA_TYPE = "application/json"
+"""What has tags: answers that are JSON."""
+
+Header = Literal["If-Match", "If-None-Match"]
+
+_TAG = r'(W/)?"[!#-~]*"'
+TAGS_PATTERN = rf"{_TAG}([ \t]*,[ \t]*{_TAG})*"
+_TAGS = re.compile(TAGS_PATTERN)
+_READS = ("GET", "HEAD")
 _STRONG = re.compile(r'(?:^|[\s,])"(\d{1,18})(?:-[0-9a-f]*)?"')
 
 
-def conditional(handle: Handle) -> Handle:
+def honoured(method: str, path: str, media_types: Collection[str]) -> Header | None:
+    """The precondition that a route's requests may have, by the path as it was declared.
+
+    `media_types` are those of its answers; what is no JSON, and the probes, have no tags.
+    """
+    if method in _READS:
+        return "If-None-Match" if _tags_answers(path) and MEDIA_TYPE in media_types else None
+    return None if _kind(path) is None else "If-Match"
+
+
+def check(request: Request) -> None:
+    """Raise `Malformed` for a precondition that is no list of tags."""
+    for name in (b"if-match", b"if-none-match"):
+        _tags(request, name)
+
+
+def conditional(handle: Handle, path: str) -> Handle:
     """The same handler behind the preconditions of its request, with a tag on its answer.
 
-    Raises `PreconditionFailed`, `NotFound`, or `Malformed` for a header that is no list of tags.
+    `path` is the route's, as it was declared. Raises `PreconditionFailed` or `NotFound`.
     """
+    kind = _kind(path)
 
     async def checked(request: Request) -> Response:
-        resource = _resource(request)
-        if request.method not in ("GET", "HEAD"):
+        resource = None if kind is None else _resource(kind, request.path_params)
+        if request.method not in _READS:
             await _claim(request, resource)
         response = await handle(request)
-        return await _tagged(request, resource, response)
+        if _tags_answers(path) and response.headers.get("content-type") == MEDIA_TYPE:
+            return await _tagged(request, resource, response)
+        return response
 
     return checked
 
 
-def _resource(request: Request) -> Resource | None:
-    """What the path names, the last name of it."""
-    named = request.path_params
-    if "variant" in named:
-        return Resource(
-            kind="variant", names=(("model", named["model"]), ("name", named["variant"]))
-        )
-    if "model" in named:
-        return Resource(kind="model", names=(("name", named["model"]),))
-    if "id" in named and request.url.path.startswith("/v1/keys/"):
-        return Resource(kind="key", names=(("id", named["id"]),))
-    return None
+def _tags_answers(path: str) -> bool:
+    return path.startswith("/v1/")
+
+
+def _kind(path: str) -> Kind | None:
+    """What a path names, the last name of it that has a version."""
+    if "{variant}" in path:
+        return "variant"
+    if "{model}" in path:
+        return "model"
+    return "key" if path.startswith("/v1/keys/{id}") else None
+
+
+def _resource(kind: Kind, named: Mapping[str, str]) -> Resource:
+    match kind:
+        case "variant":
+            names = (("model", named["model"]), ("name", named["variant"]))
+            return Resource(kind=kind, names=names)
+        case "model":
+            return Resource(kind=kind, names=(("name", named["model"]),))
+        case "key":
+            return Resource(kind=kind, names=(("id", named["id"]),))
 
 
 async def _claim(request: Request, resource: Resource | None) -> None:
@@ -77,8 +114,7 @@ async def _claim(request: Request, resource: Resource | None) -> None:
 
 async def _tagged(request: Request, resource: Resource | None, response: Response) -> Response:
     """The answer with its tag; 304 without a body where the caller has it already."""
-    content = getattr(response, "body", None)
-    if response.status_code not in (200, 201, 202) or not content:
+    if response.status_code not in (200, 201, 202):
         return response
     version = None
     if resource is not None:
@@ -87,10 +123,10 @@ async def _tagged(request: Request, resource: Resource | None, response: Respons
             version = await asyncio.to_thread(versions.version, database, resource)
         except RegistryUnavailable:  # what the snapshot says is answered all the same
             return response
-    digest = hashlib.sha256(content).hexdigest()[:16]
+    digest = hashlib.sha256(response.body).hexdigest()[:16]
     tag = f'"{version or 0}-{digest}"'
     response.headers["ETag"] = tag
-    if request.method not in ("GET", "HEAD"):
+    if request.method not in _READS:
         return response
     response.headers["Cache-Control"] = "no-cache"
     known = _tags(request, b"if-none-match")

@@ -13,7 +13,9 @@ from sqlalchemy import Table, select, update
 from variants import tables
 from variants.database import Database
 
-_TABLES: Mapping[str, Table] = {
+Kind = Literal["model", "variant", "key"]
+
+_TABLES: Mapping[Kind, Table] = {
     "model": tables.models,
     "variant": tables.variants,
     "key": tables.keys,
@@ -24,7 +26,7 @@ _TABLES: Mapping[str, Table] = {
 class Resource:
     """One row: what it is, and the values of its table's primary key."""
 
-    kind: Literal["model", "variant", "key"]
+    kind: Kind
     names: tuple[tuple[str, str], ...]
 
 

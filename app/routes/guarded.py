@@ -8,12 +8,11 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from app import body
+from app import body, idempotency, preconditions
 from app.access import INNER, ROUTES, Caller
 from app.errors import WrongContentType
 from app.http_edge import header_values, read_body
-from app.idempotency import Asked, once
-from app.preconditions import Handle, conditional
+from app.preconditions import Handle
 from app.services import services
 from variants.errors import NotFound
 
@@ -50,18 +49,19 @@ class GuardedRoute(APIRoute):
             if self.body_field is not None:
                 raw = await _json(request, parts.settings.body_timeout_s)
                 request = Request(request.scope, _replay(raw))
-            return await self._once(request, raw, conditional(handle))
+            preconditions.check(request)
+            return await self._once(request, raw, preconditions.conditional(handle, self.path))
 
         return guarded
 
     async def _once(self, request: Request, raw: bytes, handle: Handle) -> Response:
         """Answer an admin's POST that was sent before as it was answered then."""
         name = header_values(request.scope, b"idempotency-key")
-        if not name or request.method != "POST" or ROUTES["POST", self.path] != "admin":
+        if not name or not idempotency.honoured(request.method, self.path):
             return await handle(request)
         parts = services(request)
-        asked = Asked.of(request, name, raw, caller=request.state.caller.id)
-        return await once(parts.replies, asked, lambda: handle(request))
+        asked = idempotency.Asked.of(request, name, raw, caller=request.state.caller.id)
+        return await idempotency.once(parts.replies, asked, lambda: handle(request))
 
 
 def _check_allowed(caller: Caller, named: Mapping[str, Any]) -> None:

@@ -180,6 +180,14 @@ def test_a_refusal_is_given_again_and_a_refused_precondition_is_not(client: http
     assert client.post(f"{VARIANTS}/mid/activate", headers=fresh).status_code == 200
 
 
+def test_a_malformed_precondition_is_refused_before_an_answer_is_given_again(
+    client: httpx.Client,
+) -> None:
+    assert make_key(client, "odd", idempotency_key="odd").status_code == 201
+    odd = make_key(client, "odd", idempotency_key="odd", if_match="7")
+    assert (odd.status_code, odd.json()["field"]) == (400, "If-Match")
+
+
 def test_the_second_of_two_at_once_waits_its_turn(shared: world.Gateway) -> None:
     name = {"Idempotency-Key": "e"}
     body = {"name": "race", "scopes": ["read"]}
