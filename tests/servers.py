@@ -4,7 +4,9 @@ A program is looked for on the PATH, where Debian puts it, and in `.venv/servers
 `make test` may have put it. A test that needs one which is not there is skipped and says so.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import pwd
 import shutil
@@ -14,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -43,26 +45,33 @@ def program(name: str) -> Path:
 
 @dataclass
 class Postgres:
-    """A PostgreSQL server of its own, on a socket in its folder. It refuses to run as root."""
+    """A PostgreSQL server of its own, on a socket in its folder. It refuses to run as root.
+
+    It works with the folder `data` in its folder, an empty cluster where there is none. `settings`
+    and `env` are what it starts with; what they leave out is as PostgreSQL has it.
+    """
 
     folder: Path
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ("fsync=off",)
+    env: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     made: int = 0
 
     def __post_init__(self) -> None:
         self._bin = program("initdb").parent
-        self._user = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
-        if os.getuid() == 0:
-            shutil.chown(self.folder, self._user)
-        self._run(
-            "initdb", "-D", "data", "-U", "gearshift", "-A", "trust", "--no-sync", "-E", "UTF8"
-        )
+        if not (self.folder / "data").exists():
+            shutil.copytree(_cluster(), self.folder / "data")
+        own([self.folder, *self.folder.rglob("*")])
         self.start()
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.folder / ".s.PGSQL.5432"
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = ["fsync=off", "listen_addresses=", f"unix_socket_directories={self.folder}"]
+        options = ["listen_addresses=", f"unix_socket_directories={self.folder}"]
         options += ["max_connections=60", "shared_buffers=16MB", *self.settings]
         arguments = [part for option in options for part in ("-c", option)]
         with (self.folder / "log").open("ab") as log:
@@ -70,9 +79,10 @@ class Postgres:
                 [self._bin / "postgres", "-D", self.folder / "data", *arguments],
                 stderr=log,
                 stdout=log,
-                user=self._user,
+                user=_server_user(),
                 cwd=self.folder,
                 start_new_session=True,
+                env={**os.environ, **self.env},
             )
         deadline = time.monotonic() + 30
         while self._run("pg_isready", "-h", str(self.folder), check=False) != 0:
@@ -113,11 +123,40 @@ class Postgres:
         return subprocess.run(
             [self._bin / name, *arguments],
             check=check,
-            user=self._user,
+            user=_server_user(),
             cwd=self.folder,
             stdout=subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         ).returncode
+
+
+def own(paths: Iterable[Path]) -> None:
+    """Give files to the user that servers run as where this one is root."""
+    if os.getuid() == 0:
+        for path in paths:
+            shutil.chown(path, _server_user())
+
+
+def _server_user() -> str:
+    return "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+
+
+@functools.cache
+def _cluster() -> Path:
+    """An empty cluster to be copied, with small files of the write-ahead log."""
+    folder = Path(tempfile.mkdtemp(prefix="gs-cluster-"))
+    atexit.register(shutil.rmtree, folder)
+    own([folder])
+    options = ["-U", "gearshift", "-A", "trust", "-E", "UTF8", "--no-sync", "--wal-segsize=1"]
+    subprocess.run(
+        [program("initdb"), "-D", folder / "data", *options],
+        check=True,
+        user=_server_user(),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
+    return folder / "data"
 
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy" / "nginx" / "gearshift.conf"
@@ -199,9 +238,9 @@ def nginx(*ports: int, changed: Mapping[str, str] | None = None) -> Iterator[Ngi
 
 @contextlib.contextmanager
 def postgres(*settings: str) -> Iterator[Postgres]:
-    """A running PostgreSQL server, gone afterwards."""
+    """A running PostgreSQL server, gone afterwards; without `settings` it syncs nothing."""
     with tempfile.TemporaryDirectory(prefix="gs-pg-") as folder:  # socket paths must be short
-        server = Postgres(Path(folder), settings)
+        server = Postgres(Path(folder), settings or ("fsync=off",))
         try:
             yield server
         finally:

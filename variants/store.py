@@ -294,9 +294,8 @@ def _place(file: BinaryIO | FileIO, path: Path, target: Path) -> None:
     with storage_errors():
         file.flush()
         os.fsync(file.fileno())
-        if not target.parent.exists():
-            target.parent.mkdir(exist_ok=True)
-            sync_folder(target.parent.parent)
+        target.parent.mkdir(exist_ok=True)
+        sync_folder(target.parent.parent)  # who made it may not have come to that
         path.replace(target)
         try:
             sync_folder(target.parent)

@@ -1,10 +1,14 @@
-/* Faults of a disk, and a record of what reached it: LD_PRELOAD, for one folder only.
+/* Faults of a disk, and a record of what reached it: LD_PRELOAD, for some folders only.
  *
- * FAULTS_FOLDER   files under this folder are concerned, others never
+ * FAULTS_FOLDER   files under these folders (a:b) are concerned, others never
  * FAULTS_CONTROL  a file whose first byte says what happens now: '-' nothing, 'e' fsync fails with
  *                 EIO, 'f' writes fail with ENOSPC, 'r' nothing may be written (EROFS)
  * FAULTS_RECORD   a file that every change of the folder is appended to, in order:
- *                 one header line "op length name..." and then `length` bytes
+ *                 one header line "op length offset name other" and then `length` bytes
+ *
+ * Several processes may share one record. A change is recorded after it was made and before the
+ * call returns; of a sync both its begin and its end are, by thread: what was recorded before the
+ * begin is on the disk once the end is recorded. So the record never claims more than was kept.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -38,7 +42,12 @@ static char control(void) {
 
 static int concerned(const char *path) {
     const char *folder = getenv("FAULTS_FOLDER");
-    return folder && path && strncmp(path, folder, strlen(folder)) == 0;
+    while (folder && path && *folder) {
+        size_t n = strcspn(folder, ":");
+        if (strncmp(path, folder, n) == 0 && (path[n] == 0 || path[n] == '/')) return 1;
+        folder += n + (folder[n] == ':');
+    }
+    return 0;
 }
 
 static int path_of(int fd, char *path) {
@@ -118,6 +127,56 @@ ssize_t write(int fd, const void *data, size_t n) {
     return done;
 }
 
+ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t at) {
+    REAL(ssize_t, "pwritev", int, const struct iovec *, int, off_t);
+    char path[PATH_MAX];
+    if (!path_of(fd, path)) return real(fd, parts, count, at);
+    if (refused(path)) return -1;
+    pthread_mutex_lock(&one);
+    ssize_t done = real(fd, parts, count, at);
+    if (done > 0) {
+        char *whole = malloc((size_t)done);
+        size_t have = 0;
+        for (int i = 0; i < count && have < (size_t)done; i++) {
+            size_t n = parts[i].iov_len < (size_t)done - have ? parts[i].iov_len : (size_t)done - have;
+            memcpy(whole + have, parts[i].iov_base, n);
+            have += n;
+        }
+        wrote(fd, path, whole, done, at);
+        free(whole);
+    }
+    pthread_mutex_unlock(&one);
+    return done;
+}
+ssize_t pwritev64(int fd, const struct iovec *parts, int count, off_t at) { return pwritev(fd, parts, count, at); }
+
+static int do_allocate(int (*real)(int, off_t, off_t), int fd, off_t at, off_t n) {
+    char path[PATH_MAX], header[PATH_MAX + 128];
+    if (!path_of(fd, path)) return real(fd, at, n);
+    if (refused(path)) return errno;
+    pthread_mutex_lock(&one);
+    int failed = real(fd, at, n);
+    if (!failed) { snprintf(header, sizeof header, "extend\t0\t%lld\t%s\t", (long long)(at + n), path); record(header, "", 0); }
+    pthread_mutex_unlock(&one);
+    return failed;
+}
+int posix_fallocate(int fd, off_t at, off_t n) { REAL(int, "posix_fallocate", int, off_t, off_t); return do_allocate(real, fd, at, n); }
+int posix_fallocate64(int fd, off_t at, off_t n) { REAL(int, "posix_fallocate64", int, off_t, off_t); return do_allocate(real, fd, at, n); }
+
+static int truncating(int (*real)(const char *, off_t), const char *path, off_t size) {
+    char whole[PATH_MAX], header[PATH_MAX + 128];
+    absolute(path, whole);
+    if (!concerned(whole)) return real(path, size);
+    if (control() == 'r') { errno = EROFS; return -1; }
+    pthread_mutex_lock(&one);
+    int done = real(path, size);
+    if (done == 0) { snprintf(header, sizeof header, "truncate\t0\t%lld\t%s\t", (long long)size, whole); record(header, "", 0); }
+    pthread_mutex_unlock(&one);
+    return done;
+}
+int truncate(const char *path, off_t size) { REAL(int, "truncate", const char *, off_t); return truncating(real, path, size); }
+int truncate64(const char *path, off_t size) { REAL(int, "truncate64", const char *, off_t); return truncating(real, path, size); }
+
 static int do_truncate(int (*real)(int, off_t), int fd, off_t size) {
     char path[PATH_MAX], header[PATH_MAX + 128];
     if (!path_of(fd, path)) return real(fd, size);
@@ -135,10 +194,11 @@ static int do_sync(int (*real)(int), int fd) {
     char path[PATH_MAX];
     if (!path_of(fd, path)) return real(fd);
     if (control() == 'e') { errno = EIO; return -1; }
-    pthread_mutex_lock(&one);
+    char thread[32];
+    snprintf(thread, sizeof thread, "%ld", syscall(SYS_gettid));
+    note("syncing", path, thread);
     int done = real(fd);
-    if (done == 0) note("sync", path, "");
-    pthread_mutex_unlock(&one);
+    if (done == 0) note("sync", path, thread);
     return done;
 }
 int fsync(int fd) { REAL(int, "fsync", int); return do_sync(real, fd); }
@@ -174,15 +234,30 @@ int unlink(const char *path) {
     pthread_mutex_unlock(&one);
     return done;
 }
-int rename(const char *from, const char *to) {
-    REAL(int, "rename", const char *, const char *);
+static int moving(int (*real)(const char *, const char *), const char *op, const char *from, const char *to) {
     char a[PATH_MAX], b[PATH_MAX];
     absolute(from, a); absolute(to, b);
     if (!concerned(a) && !concerned(b)) return real(from, to);
     if (control() == 'r') { errno = EROFS; return -1; }
     pthread_mutex_lock(&one);
     int done = real(from, to);
-    if (done == 0) note("rename", a, b);
+    if (done == 0) note(op, a, b);
+    pthread_mutex_unlock(&one);
+    return done;
+}
+int rename(const char *from, const char *to) { REAL(int, "rename", const char *, const char *); return moving(real, "rename", from, to); }
+int link(const char *from, const char *to) { REAL(int, "link", const char *, const char *); return moving(real, "link", from, to); }
+
+static int in_folder(const char *path, const char *op, int done) {
+    char whole[PATH_MAX];
+    absolute(path, whole);
+    if (done == 0 && concerned(whole)) note(op, whole, "");
+    return done;
+}
+int rmdir(const char *path) {
+    REAL(int, "rmdir", const char *);
+    pthread_mutex_lock(&one);
+    int done = in_folder(path, "rmdir", real(path));
     pthread_mutex_unlock(&one);
     return done;
 }
@@ -191,7 +266,8 @@ int mkdir(const char *path, mode_t mode) {
     char whole[PATH_MAX];
     absolute(path, whole);
     if (concerned(whole) && control() == 'r') { errno = EROFS; return -1; }
-    int done = real(path, mode);
-    if (done == 0 && concerned(whole)) note("mkdir", whole, "");
+    pthread_mutex_lock(&one);
+    int done = in_folder(path, "mkdir", real(path, mode));
+    pthread_mutex_unlock(&one);
     return done;
 }

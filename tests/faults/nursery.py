@@ -33,6 +33,7 @@ class Nursery:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self.alive: set[int] = set()
 
     def start(self, data_dir: Path, env: Mapping[str, str]) -> Child:
         """A gateway over this folder, once it takes connections."""
@@ -40,13 +41,16 @@ class Nursery:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"data_dir": str(data_dir), "env": dict(env)}) + "\n")
         self._process.stdin.flush()
-        return Child(**json.loads(self._process.stdout.readline()))
+        child = Child(**json.loads(self._process.stdout.readline()))
+        self.alive.add(child.pid)
+        return child
 
     def kill(self, child: Child, how: signal.Signals = signal.SIGKILL) -> None:
         """End a gateway; it is gone when this returns."""
         os.kill(child.pid, how)
         assert self._process.stdout is not None
         assert json.loads(self._process.stdout.readline()) == {"gone": child.pid}
+        self.alive.remove(child.pid)
 
 
 @contextlib.contextmanager
@@ -61,9 +65,12 @@ def nursery(log: Path, env: Mapping[str, str] | None = None) -> Iterator[Nursery
             text=True,
             env={**outside(), **(env or {})},
         )
+    forks = Nursery(process)
     try:
-        yield Nursery(process)
+        yield forks
     finally:
+        for pid in forks.alive:  # of a test that failed
+            os.kill(pid, signal.SIGKILL)
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()

@@ -1,13 +1,17 @@
 """What a disk holds after a power cut, by the record that `faults.c` keeps of its changes.
 
 The strict reading of POSIX: a file's bytes are on the disk once it was synced, and its name once
-its folder was. What came later may be there in part or not at all.
+its folder was, and that folder's own name too. What came later may be there in part or not at all:
+any sectors of a write, any names.
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+SECTOR_BYTES = 512
+"""What a disk writes whole or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,93 +44,192 @@ def changes(record: bytes) -> Iterator[Change]:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Edit:
+    """A write at an offset, or a file's new size."""
+
+    op: str
+    offset: int
+    data: bytes
+
+    def apply(self, content: bytearray) -> None:
+        if self.op != "write":
+            if self.op == "truncate":
+                del content[self.offset :]
+            content.extend(bytes(max(0, self.offset - len(content))))
+            return
+        content.extend(bytes(max(0, self.offset - len(content))))
+        content[self.offset : self.offset + len(self.data)] = self.data
+
+    def parts(self) -> "Iterator[_Edit]":
+        """What may reach the disk by itself."""
+        at = 0
+        while at < len(self.data):
+            end = min(len(self.data), at + SECTOR_BYTES - (self.offset + at) % SECTOR_BYTES)
+            yield _Edit(op=self.op, offset=self.offset + at, data=self.data[at:end])
+            at = end
+        if not self.data:
+            yield self
+
+
 @dataclass
 class _File:
+    """A file's bytes: as they are, as they are on the disk, and what came between."""
+
     now: bytearray
-    synced: bytes
-    later: list[tuple[int, bytes | None]] = field(default_factory=list)
+    synced: bytearray
+    later: list[_Edit] = field(default_factory=list)
+    kept: int = 0
 
-    def apply(self, offset: int, data: bytes | None) -> None:
-        _apply(self.now, offset, data)
-        self.later.append((offset, data))
+    def apply(self, edit: _Edit) -> None:
+        edit.apply(self.now)
+        self.later.append(edit)
 
-    def sync(self) -> None:
-        self.synced = bytes(self.now)
-        self.later.clear()
+    @property
+    def count(self) -> int:
+        """The changes so far."""
+        return self.kept + len(self.later)
+
+    def sync(self, count: int) -> None:
+        """The first `count` changes are on the disk."""
+        number = max(0, count - self.kept)
+        for edit in self.later[:number]:
+            edit.apply(self.synced)
+        del self.later[:number]
+        self.kept += number
 
     def survived(self, chance: random.Random | None) -> bytes:
         """What was synced, and with `chance` some of what was not."""
-        if chance is None:
-            return self.synced
         found = bytearray(self.synced)
-        for offset, data in self.later:
-            if chance.random() < 0.5:
-                _apply(found, offset, data)
+        if chance is not None:
+            for edit in self.later:
+                whole = chance.random()  # a third is lost, a third is kept, a third is torn
+                for part in edit.parts():
+                    if whole < 1 / 3 or (whole < 2 / 3 and chance.random() < 0.5):
+                        part.apply(found)
         return bytes(found)
 
 
-def _apply(content: bytearray, offset: int, data: bytes | None) -> None:
-    """Write at an offset, or truncate to it."""
-    if data is None:
-        del content[offset:]
-        content.extend(bytes(offset - len(content)))
-        return
-    content.extend(bytes(max(0, offset - len(content))))
-    content[offset : offset + len(data)] = data
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A name that is a folder's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Syncing:
+    """What a sync that has begun will have on the disk."""
+
+    file: _File | None
+    count: int
+    names: dict[str, "_File | _Folder"]
+    number: int
 
 
 class Disk:
-    """A folder as it began, and then change by change."""
+    """A folder as it began, all of it on the disk, and then change by change."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._now: dict[str, _File] = {}
+        self._now: dict[str, _File | _Folder] = {}
         for path in folder.rglob("*"):
             if path.is_file():
                 content = path.read_bytes()
-                self._now[str(path)] = _File(bytearray(content), content)
+                self._now[str(path)] = _File(bytearray(content), bytearray(content))
+            elif path.is_dir():
+                self._now[str(path)] = _Folder()
         self._synced = dict(self._now)
+        self._syncing: dict[str, _Syncing] = {}
+        self._names_synced: dict[str, int] = {}
+        self._number = 0
 
     def change(self, change: Change) -> None:
-        """Do as was recorded."""
+        """Do as was recorded; what is outside of the folder does not concern it."""
+        self._number += 1
         match change.op:
-            case "create":
-                self._now[change.path] = _File(bytearray(), b"")
-            case "write":
-                self._now[change.path].apply(change.offset, change.data)
-            case "truncate":
-                self._now[change.path].apply(change.offset, None)
-            case "rename":
-                self._now[change.other] = self._now.pop(change.path)
-            case "unlink":
+            case "create" if self._holds(change.path):
+                self._now.setdefault(change.path, _File(bytearray(), bytearray()))
+            case "mkdir" if self._holds(change.path):
+                self._now[change.path] = _Folder()
+            case "write" | "truncate" | "extend":
+                if isinstance(file := self._now.get(change.path), _File):
+                    file.apply(_Edit(op=change.op, offset=change.offset, data=change.data))
+            case "rename" | "link":
+                self._move(change)
+            case "unlink" | "rmdir":
                 self._now.pop(change.path, None)
-            case "sync" if change.path in self._now:
-                self._now[change.path].sync()
+            case "syncing":
+                self._begin_sync(change)
             case "sync":
-                self._sync_names(change.path)
+                self._end_sync(change)
 
-    def _sync_names(self, folder: str) -> None:
-        for names in (self._now, self._synced):
-            for path in [p for p in names if str(Path(p).parent) == folder]:
-                if path in self._now:
-                    self._synced[path] = self._now[path]
-                else:
-                    del self._synced[path]
+    def _holds(self, path: str) -> bool:
+        return Path(path).is_relative_to(self._folder)
+
+    def _move(self, change: Change) -> None:
+        """A file that was written unseen (by stdio) is not there under its new name either."""
+        found = self._now.get(change.path)
+        assert not isinstance(found, _Folder), change.path
+        self._now.pop(change.other, None)
+        if found is not None and self._holds(change.other):
+            self._now[change.other] = found
+        if change.op == "rename":
+            self._now.pop(change.path, None)
+
+    def _begin_sync(self, change: Change) -> None:
+        file = self._now.get(change.path)
+        self._syncing[change.other] = _Syncing(
+            file=file if isinstance(file, _File) else None,
+            count=file.count if isinstance(file, _File) else 0,
+            names=_within(self._now, change.path),
+            number=self._number,
+        )
+
+    def _end_sync(self, change: Change) -> None:
+        begun = self._syncing.pop(change.other)
+        if begun.file is not None:
+            begun.file.sync(begun.count)
+        elif begun.number > self._names_synced.get(change.path, 0):
+            self._names_synced[change.path] = begun.number
+            for path in _within(self._synced, change.path):
+                del self._synced[path]
+            self._synced.update(begun.names)
+
+    def differs(self) -> set[str]:
+        """The files that are not as the record says, by their paths in the folder.
+
+        A faithful record leaves none, but for those that a program writes by stdio.
+        """
+        there = {str(path): path for path in self._folder.rglob("*") if path.is_file()}
+        found = there.keys() ^ {p for p, node in self._now.items() if isinstance(node, _File)}
+        for path in there.keys() - found:
+            node = self._now[path]
+            if isinstance(node, _File) and there[path].read_bytes() != node.now:
+                found.add(path)
+        return {str(Path(path).relative_to(self._folder)) for path in found}
 
     def write(self, target: Path, chance: random.Random | None) -> None:
         """Write to `target` what a power cut now would leave: the least, or with `chance` more."""
         names = dict(self._synced)
         if chance is not None:
-            for path in self._now.keys() ^ self._synced.keys():
+            changed = {*self._now, *self._synced}
+            changed = {p for p in changed if self._now.get(p) is not self._synced.get(p)}
+            for path in sorted(changed):
                 if chance.random() < 0.5:
                     if path in self._now:
                         names[path] = self._now[path]
                     else:
                         del names[path]
-        for folder in ("blobs", "manifests", "incoming"):
-            (target / folder).mkdir(parents=True, exist_ok=True)
-        for path, file in names.items():
-            place = target / Path(path).relative_to(self._folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(file.survived(chance))
-            place.chmod(0o600)
+        target.mkdir(parents=True, exist_ok=True)
+        for path in sorted(names):
+            node, place = names[path], target / Path(path).relative_to(self._folder)
+            if not place.parent.exists():
+                continue  # the folder's own name is lost
+            if isinstance(node, _File):
+                place.write_bytes(node.survived(chance))
+                place.chmod(0o600)
+            else:
+                place.mkdir()
+
+
+def _within(names: dict[str, _File | _Folder], folder: str) -> "dict[str, _File | _Folder]":
+    return {path: node for path, node in names.items() if path.rpartition("/")[0] == folder}
