@@ -379,7 +379,9 @@ def _codes(status: int, method: str, path: str, honoured: Sequence[str]) -> list
     codes = repeated.get(status, []) if "Idempotency-Key" in honoured else []
     if (method, path, status) == ("PATCH", "/v1/blobs/{digest}", 409):
         codes = ["mismatching-upload-offset"]
-    usual = "conflict" if status == 409 and path != "/infer" else _CODES[status]
+    usual = _CODES[status]
+    if status in (409, 422) and ROUTES[method, path] != "infer":
+        usual = {409: "conflict", 422: "invalid"}[status]
     return [usual, *codes]
 
 

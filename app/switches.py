@@ -206,7 +206,7 @@ class Switches:
         model, variant = record.model, record.name
         served = self._engine.catalog.model(model)
         check_transition(variant, record.state, "draining")
-        if needed := self._needed(served, variant):
+        if needed := await self._needed(served, variant):
             if not force:
                 raise Conflict(f"{variant!r} is {needed}: put another in its place first, or force")
             reason = f"{reason}, by force: it was {needed}"
@@ -216,12 +216,17 @@ class Switches:
             await self._move(replace(record, state="draining"), "inactive", actor, "drained")
         await self._publish(model)
 
-    def _needed(self, served: ServedModel, variant: str) -> str | None:
-        """Why a variant should not go, in words."""
+    async def _needed(self, served: ServedModel, variant: str) -> str | None:
+        """Why a variant should not go, in words; if it may, another one is open afterwards."""
         if served.record.reference == variant:
             return f"the reference of {served.spec.name!r}"
+        last = f"the last variant of {served.spec.name!r} that can serve"
         if self._engine.routable(served) <= {variant}:
-            return f"the last variant of {served.spec.name!r} that can serve"
+            return last
+        try:
+            await self._engine.relieve(served, variant)
+        except LoadFailed:
+            return last
         return None
 
     def _served(self, record: VariantRecord) -> ServedVariant:

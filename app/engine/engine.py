@@ -272,8 +272,10 @@ class Engine:
         return served.key in self._quarantine
 
     def routable(self, model: ServedModel) -> frozenset[str]:
-        """Names of the variants that can serve now, or soon where a worker is being replaced."""
-        usable = self._expected() - self._quarantine
+        """Names of the variants that can serve: now, or soon where a worker is being replaced, or
+        once they are opened within the budget of memory."""
+        openable = frozenset() if self._residency is None else self._residency.openable()
+        usable = (self._expected() | openable) - self._quarantine
         return frozenset(name for name, v in model.variants.items() if v.key in usable)
 
     # Requests
@@ -456,6 +458,27 @@ class Engine:
         if model.rollout is not None and model.rollout.served.key in self._loadings:
             shown = replace(shown, canary=shown.with_canary())
         self.catalog = self.catalog.replace(shown)
+
+    async def relieve(self, model: ServedModel, variant: str) -> None:
+        """Have another variant of the model open, so that this one may go without a gap.
+
+        Raises `LoadFailed` where none can be opened.
+        """
+        names = self.routable(model) - {variant}
+        others = [served for name, served in model.variants.items() if name in names]
+        expected = self._expected()
+        if self._residency is None or any(served.key in expected for served in others):
+            return
+        for served in sorted(others, key=lambda served: served.candidate.load_s):
+            try:
+                await self.load(model, served)
+            except LoadFailed as error:
+                name = served.manifest.variant
+                log.error("variant_load_failed", variant=name, error=str(error))
+            else:
+                self._residency.require(served.key, time.monotonic())
+                return
+        raise LoadFailed("no other variant can be opened")
 
     async def retire(self, model: ServedModel, variant: str) -> None:
         """Stop routing to a variant, wait until nothing admitted may use it, and close it."""

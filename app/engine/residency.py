@@ -30,6 +30,9 @@ HALF_LIFE_S = 10.0
 REQUIRED_S = 10.0
 """A variant that alone could serve a request stays for so long, whatever it is worth."""
 
+FAILED_S = 60.0
+"""What could not be opened is planned for again after so long."""
+
 SPEED_SHARE = 0.3
 """Share of a demand that is counted as if it asked for speed: it will, in a burst."""
 
@@ -77,6 +80,7 @@ class Residency:
         self._counts: Counter[Kind] = Counter()
         self._rates: dict[Kind, float] = {}
         self._required: dict[str, float] = {}
+        self._failed: dict[str, float] = {}
         self._counted_s: float | None = None
         self._urgent = asyncio.Event()
 
@@ -91,6 +95,10 @@ class Residency:
         """Have a variant open soon and for a while: something waits that no other can serve."""
         self._required[key] = now_s + REQUIRED_S
         self._urgent.set()
+
+    def openable(self) -> frozenset[str]:
+        """What is open, or could be opened for who asks for it."""
+        return self.known - self._failed.keys()
 
     def spare(self) -> frozenset[str]:
         """What is open nowhere because it is not worth it."""
@@ -113,22 +121,28 @@ class Residency:
                 log.exception("residency_failed")
 
     def replan(self, now_s: float) -> None:
-        """Set `target` by what was asked for lately."""
+        """Set `target` by what was asked for lately, leaving out what could not be opened."""
         offer, current = self._offer(), self._open()
         self._count(now_s)
         here = frozenset().union(*current)
+        self._failed = {
+            key: until
+            for key, until in self._failed.items()
+            if until > now_s and key in offer.items and key not in here
+        }
+        items = {key: item for key, item in offer.items.items() if key not in self._failed}
         for keys in offer.waiting:
             if here.isdisjoint(keys):
                 self._required[keys[0]] = now_s + REQUIRED_S
         self._required = {key: until for key, until in self._required.items() if until > now_s}
         demands = [
             demand
-            for kind, rate in (*self._rates.items(), *_prior(offer.items))
+            for kind, rate in (*self._rates.items(), *_prior(items))
             for demand in _demands(kind, rate, offer.candidates)
         ]
-        self.known = frozenset(offer.items)
+        self.known = frozenset(items)
         self.target = plan(
-            offer.items,
+            items,
             demands,
             current=current,
             budget_bytes=self._budget_bytes,
@@ -153,7 +167,11 @@ class Residency:
             return False
         slot = self._slots[move.worker]
         if move.kind == "load":
-            await slot.load(offer.loadings[move.key])
+            try:
+                await slot.load(offer.loadings[move.key])
+            except LoadFailed:
+                self._failed[move.key] = time.monotonic() + FAILED_S
+                raise
         else:
             await slot.unload(move.key)
         if item := offer.items.get(move.key):

@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -140,3 +141,57 @@ def test_loading_holds_up_nobody_and_constant_demand_changes_nothing(
     replies = asyncio.run(story())
     assert Counter(reply.status for reply in replies) == {200: len(replies)}
     assert sorted(reply.seconds for reply in replies)[int(0.95 * len(replies))] < LOAD_S
+
+
+def test_a_variant_that_could_be_opened_counts_as_able_to_serve(
+    built_ladder: Ladder, tmp_path: Path
+) -> None:
+    """One worker with room for one: the only open variant may go once another has been opened."""
+    ladder = built_ladder.copy(tmp_path / "data")
+    manifests = ladder.manifests()
+    sizes = [m.profile.memory_bytes for m in manifests.values() if m.profile is not None]
+    env = {**ladders.ENV, "GEARSHIFT_MEMORY_BYTES": str(max(sizes))}
+    with open_data_folder(ladder.root) as data:
+        artifact = data.store.blob_path(manifests["best"].artifact.digest)
+    variants = f"/v1/models/{MODEL}/variants"
+    replies: list[Reply] = []
+
+    async def ask_on(gateway: world.Gateway) -> None:
+        async with Caller(gateway.port, gateway.key) as caller:
+            while True:
+                body = {"model": MODEL, "inputs": ROW}
+                replies.append(await caller.infer(body, {"Infer-Max-Latency-Ms": "500"}))
+
+    async def switch_off(gateway: world.Gateway, name: str) -> Reply:
+        """While requests with short deadlines come in."""
+        async with Caller(gateway.port, gateway.key) as admin:
+            asking = asyncio.create_task(ask_on(gateway))
+            gone = await admin.ask("POST", f"{variants}/{name}/deactivate")
+            await asyncio.sleep(0.1)
+            asking.cancel()
+            return gone
+
+    with (
+        world.gateway(ladder.root, ladder.key, "--workers", "1", env=env) as gateway,
+        gateway.client() as client,
+    ):
+        for name in ("glacial", "mid"):
+            assert client.post(f"{variants}/{name}/deactivate").status_code == 200
+        assert ask(client, "fast").status_code == 200
+        assert opened(client) == {"best": 0, "fast": 1}
+
+        sound = artifact.read_bytes()
+        artifact.chmod(0o600)
+        artifact.write_bytes(b"damaged")
+        kept = client.post(f"{variants}/fast/deactivate")
+        assert (kept.status_code, kept.json()["code"]) == (409, "conflict")
+        assert "the last variant" in kept.json()["detail"]
+        assert ask(client, "fast").status_code == 200
+
+        artifact.write_bytes(sound)
+        gone = asyncio.run(switch_off(gateway, "fast"))
+        assert gone.status == 200, gone.body
+        assert replies
+        assert Counter(reply.status for reply in replies) == {200: len(replies)}
+        assert opened(client) == {"best": 1}
+    assert "Traceback" not in "".join(gateway.log)
