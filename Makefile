@@ -55,7 +55,7 @@ $(VENV)/installed-%: pyproject.toml $(BIN)/python
 	@$(BIN)/python -m pip install -qq --no-compile --no-input -r $(filter %.lock,$^) --editable .
 	@touch $@
 
-# PostgreSQL, nginx and libfaketime, where they are not installed; tests skip without them.
+# PostgreSQL, nginx, Prometheus and libfaketime, where they are not installed; tests skip without.
 $(VENV)/servers/ready: deploy/servers.sh | $(BIN)/python
 	@$< $(VENV)
 	@touch $@

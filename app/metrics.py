@@ -164,6 +164,7 @@ class Metrics:
         )
         for reason in REFUSED:
             self._auth_failures.labels(reason)
+        self._http_requests.labels("/infer", "POST", "5xx", "overloaded")
         self._queue_depth = gauge("queue_depth", "Requests waiting.", "model")
         self._queue_fill = gauge(
             "queue_fill_ratio", "How full the queue is, by number or bytes.", "model"

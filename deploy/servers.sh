@@ -1,5 +1,6 @@
 #!/bin/sh
-# deploy/servers.sh VENV: PostgreSQL, nginx and libfaketime for tests that start real servers.
+# deploy/servers.sh VENV: PostgreSQL, nginx, Prometheus and libfaketime for tests that start real
+# servers.
 #
 # What is installed is used. What is not is fetched as Debian packages and unpacked under VENV, with
 # all that it needs and without root; the tests find it in VENV/servers/bin. Where that cannot be
@@ -19,6 +20,7 @@ has() {
 missing=
 has postgres || missing="$missing postgresql"
 has nginx || missing="$missing nginx-light"
+has promtool || missing="$missing prometheus"
 has faketime || missing="$missing faketime"
 [ -n "$missing" ] || exit 0
 
@@ -42,7 +44,7 @@ rm -rf "$root/archives"
 
 # Each program behind a name that tells it where its libraries are.
 libraries=$(find "$root" -type d -name '*-linux-gnu' | tr '\n' ':')
-for program in "$root"/usr/lib/postgresql/*/bin/* "$root"/usr/sbin/nginx; do
+for program in "$root"/usr/lib/postgresql/*/bin/* "$root"/usr/sbin/nginx "$root"/usr/bin/prom*; do
     [ -x "$program" ] || continue
     printf '#!/bin/sh\nLD_LIBRARY_PATH=%s${LD_LIBRARY_PATH:-} exec %s "$@"\n' \
         "$libraries" "$program" >"$wrap/$(basename "$program")"

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -41,6 +42,14 @@ def program(name: str) -> Path:
         for path in sorted(root.glob(f"{place.removeprefix('/')}/{name}"), reverse=True):
             return path.absolute()
     pytest.skip(f"{name} is not installed")
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @dataclass
@@ -159,7 +168,10 @@ def _cluster() -> Path:
     return folder / "data"
 
 
-CONFIGURATION = Path(__file__).parents[1] / "deploy" / "nginx" / "gearshift.conf"
+DEPLOY = Path(__file__).parents[1] / "deploy"
+CONFIGURATION = DEPLOY / "nginx" / "gearshift.conf"
+PROMETHEUS = DEPLOY / "prometheus"
+PACE = "interval: 500ms"
 NGINX = """
 daemon off;
 worker_processes 1;
@@ -189,9 +201,7 @@ class Nginx:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it and wait until it listens."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         line = "server 127.0.0.1:8080 max_fails=0;"
         servers = [f"server 127.0.0.1:{port} max_fails=0;" for port in self.ports]
         text = CONFIGURATION.read_text(encoding="utf-8")
@@ -248,6 +258,81 @@ def postgres(*settings: str) -> Iterator[Postgres]:
 
 
 @dataclass
+class Prometheus:
+    """Prometheus with the configuration and rules that are shipped, but for target and pace."""
+
+    folder: Path
+    target: int
+    key: str
+    client: httpx.Client
+    port: int = 0
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it and wait until it answers."""
+        self.port = free_port()
+        shutil.copytree(PROMETHEUS, self.folder, dirs_exist_ok=True)
+        (self.folder / "gearshift.key").write_text(f"{self.key}\n", encoding="utf-8")
+        main = self.folder / "prometheus.yml"
+        text = main.read_text(encoding="utf-8")
+        for old, new in (("127.0.0.1:8080", f"127.0.0.1:{self.target}"), ("interval: 15s", PACE)):
+            assert old in text, old
+            text = text.replace(old, new)
+        main.write_text(text, encoding="utf-8")
+        with (self.folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    program("prometheus"),
+                    f"--config.file={main}",
+                    f"--storage.tsdb.path={self.folder / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{self.port}",
+                ],
+                stderr=log,
+                stdout=log,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if self._get("/-/ready").status_code == 200:
+                    return process
+            assert process.poll() is None and time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+
+    def query(self, expression: str) -> list[dict[str, str]]:
+        """The labels of what an expression gives now."""
+        answer = self._get("/api/v1/query", query=expression).json()
+        assert answer["status"] == "success", (expression, answer)
+        return [found["metric"] for found in answer["data"]["result"]]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule with its query and how its last evaluation went."""
+        groups = self._get("/api/v1/rules").json()["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def log(self) -> str:
+        """What it complained of."""
+        return (self.folder / "log").read_text(encoding="utf-8")
+
+    def _get(self, path: str, **parameters: str) -> httpx.Response:
+        return self.client.get(f"http://127.0.0.1:{self.port}{path}", params=parameters)
+
+
+@contextlib.contextmanager
+def prometheus(target: int, key: str) -> Iterator[Prometheus]:
+    """A running Prometheus that watches the gateway on a port, gone afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gs-prom-") as folder,
+        httpx.Client(timeout=30, trust_env=False) as client,
+    ):
+        server = Prometheus(Path(folder), target, key, client)
+        process = server.start()
+        try:
+            yield server
+        finally:
+            process.kill()
+            process.wait()
+
+
+@dataclass
 class Bucket:
     """An S3-compatible server (moto's) with one bucket; `env` is what its clients need."""
 
@@ -270,8 +355,7 @@ def bucket(name: str = "gearshift") -> Iterator[Bucket]:
     """A running S3-compatible server, gone afterwards."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
