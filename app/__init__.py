@@ -19,6 +19,7 @@ Map
 - `direct.py`        `/infer` straight from the connection, without ASGI, for plain requests
 - `receiving.py`     uploads on their way: how many, how many bytes, how much of the disk
 - `preconditions.py` tags, If-Match and 304 of control routes; `idempotency.py` POSTs sent twice
+- `paging.py`        long listings, page by page
 - `access.py`        which scope each route needs, and who calls
 - `keys.py`          the valid keys and their check; `peppers.py` the secret behind them;
                      `bad_keys.py` who tries keys; `keys_cli.py` the commands

@@ -309,7 +309,11 @@ def _complete_operation(method: str, path: str, operation: dict[str, Any]) -> No
     operation["description"] = f"{operation.get('description', '')}\n\nScope: {need}."
     for parameter in operation.get("parameters", ()):
         if "example" not in parameter:
-            name = "decision" if path.startswith("/v1/decisions") else parameter["name"]
+            name = parameter["name"]
+            if path.startswith("/v1/decisions"):
+                name = "decision"
+            elif name == "after" and parameter["schema"]["type"] == "string":
+                name = "cursor"
             parameter["example"] = openapi_examples.PARAMETERS[name]
     answers = operation["responses"]
     answers.pop("422", None)  # FastAPI's own shape, which nothing here has

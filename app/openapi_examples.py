@@ -17,6 +17,8 @@ PARAMETERS: dict[str, Any] = {
     "id": "a1b2c3d4",
     "decision": DECISION_ID,
     "after": 0,
+    "cursor": "fp32",
+    "limit": 500,
     "days": 31,
     "validate": "only",
     "force": False,

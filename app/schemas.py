@@ -103,10 +103,15 @@ class VariantDetail(VariantOut):
     history: list[AuditEntry] = Field([], description="the latest 20 lines; all: `/history`")
 
 
+_NEXT = "the `after` of the page that follows; none on the last one"
+Next = Annotated[str | None, Field(description=_NEXT)]
+
+
 class HistoryOut(BaseModel):
     """What happened to a variant, oldest first."""
 
     history: list[AuditEntry]
+    next: Annotated[int | None, Field(description=_NEXT)] = None
 
 
 class ModelOut(BaseModel):
@@ -123,12 +128,14 @@ class ModelList(BaseModel):
     """Every model that is served."""
 
     models: list[ModelOut]
+    next: Next = None
 
 
 class VariantList(BaseModel):
     """Every variant of one model, in any state."""
 
     variants: list[VariantOut]
+    next: Next = None
 
 
 class ArtifactIn(Strict):
@@ -319,6 +326,7 @@ class KeyList(BaseModel):
     """Every key, revoked ones too."""
 
     keys: list[KeyOut]
+    next: Next = None
 
 
 class RouteIn(Strict):

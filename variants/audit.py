@@ -95,12 +95,14 @@ class Audit:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def of(self, model: str, variant: str, *, after: int = 0) -> tuple[AuditEntry, ...]:
-        """What happened to a variant, oldest first: one page of the lines with larger ids."""
+    def of(
+        self, model: str, variant: str, *, after: int = 0, limit: int = PAGE
+    ) -> tuple[AuditEntry, ...]:
+        """What happened to a variant, oldest first: the first of the lines with larger ids."""
         table = tables.audit
         chosen = select(table).filter_by(model=model, variant=variant).where(table.c.id > after)
         with self._database.read() as db:
-            return tuple(map(_entry, db.execute(chosen.order_by(table.c.id).limit(PAGE))))
+            return tuple(map(_entry, db.execute(chosen.order_by(table.c.id).limit(limit))))
 
     def latest(self, model: str, variant: str) -> tuple[AuditEntry, ...]:
         """The last `LATEST` things that happened to a variant, oldest first."""

@@ -1,10 +1,12 @@
 """API keys: made once, shown once, rotated, revoked at once; and what they used."""
 
 import asyncio
+from datetime import UTC
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from app.paging import USUAL, After, Limit, page
 from app.routes.guarded import GuardedRoute
 from app.schemas import (
     KeyCreated,
@@ -17,6 +19,7 @@ from app.schemas import (
 )
 from app.services import Parts, Services, Who
 from variants.errors import NotFound
+from variants.key_table import KeyRecord
 from variants.terms import Terms
 
 router = APIRouter(prefix="/v1", tags=["keys"], route_class=GuardedRoute)
@@ -25,10 +28,11 @@ Days = Annotated[int, Query(ge=1, le=366, description="how many days with usage,
 
 
 @router.get("/keys", summary="Every key")
-async def list_keys(parts: Parts) -> KeyList:
-    """Names, scopes, limits and ages; never a secret."""
+async def list_keys(parts: Parts, after: After = "", limit: Limit = USUAL) -> KeyList:
+    """Names, scopes, limits and ages, oldest first; never a secret."""
     keys = await asyncio.to_thread(parts.data.keys.all)
-    return KeyList(keys=[key_out(key) for key in keys])
+    shown, more = page(keys, _age, after=after, limit=limit)
+    return KeyList(keys=[key_out(key) for key in shown], next=more)
 
 
 @router.post("/keys", status_code=201, summary="Make a key")
@@ -81,6 +85,10 @@ async def get_key_usage(id: str, parts: Parts, days: Days = 31) -> UsageOut:
 async def get_usage(parts: Parts, who: Who, days: Days = 31) -> UsageOut:
     """Requests and dollars by day of the key that asks."""
     return await _usage(parts, who.id, who.terms, days)
+
+
+def _age(key: KeyRecord) -> str:
+    return f"{key.created_at.astimezone(UTC):%Y%m%dT%H%M%S%f}-{key.id}"
 
 
 async def _usage(parts: Services, id: str, terms: Terms, days: int) -> UsageOut:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -11,7 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.errors import Forbidden
-from app.routes.audit import After
+from app.paging import USUAL, After, AfterId, Limit, page
 from app.routes.guarded import GuardedRoute
 from app.schemas import (
     GatesOut,
@@ -45,11 +46,11 @@ _WAIT = re.compile(r"(?:^|,)\s*wait=(\d{1,4})\s*(?:,|$)")
 
 
 @router.get("", summary="Every model")
-async def list_models(parts: Parts, who: Who) -> ModelList:
+async def list_models(parts: Parts, who: Who, after: After = "", limit: Limit = USUAL) -> ModelList:
     """The models that are served, by name: those that the key may know of."""
     models = parts.engine.catalog.models
-    names = sorted(filter(who.terms.allows, models))
-    return ModelList(models=[model_out(models[name], who.terms) for name in names])
+    names, more = page(filter(who.terms.allows, models), str, after=after, limit=limit)
+    return ModelList(models=[model_out(models[name], who.terms) for name in names], next=more)
 
 
 @router.get("/{model}", summary="One model")
@@ -59,10 +60,12 @@ async def get_model(model: str, parts: Parts, who: Who) -> ModelOut:
 
 
 @router.get("/{model}/variants", summary="A model's variants")
-async def list_variants(model: str, parts: Parts, who: Who) -> VariantList:
-    """Every variant in any state, with what was measured about it."""
+async def list_variants(
+    model: str, parts: Parts, who: Who, after: After = "", limit: Limit = USUAL
+) -> VariantList:
+    """Every variant in any state, by name, with what was measured about it."""
     parts.engine.catalog.model(model)
-    return await asyncio.to_thread(_variants, parts, model, who.terms)
+    return await asyncio.to_thread(_variants, parts, model, who.terms, after, limit)
 
 
 @router.get("/{model}/variants/{variant}", summary="One variant")
@@ -81,17 +84,18 @@ async def get_history(
     variant: str,
     parts: Parts,
     who: Who,
-    after: After = 0,
+    after: AfterId = 0,
+    limit: Limit = USUAL,
 ) -> HistoryOut:
-    """Who moved it from state to state, when, why and on what evidence; oldest first.
-
-    At most 500 lines; for more, ask again `after` the last one's id.
-    """
+    """Who moved it from state to state, when, why and on what evidence; oldest first."""
     if who.terms.allow is not None:
         raise Forbidden("histories name other keys: not for a key of some models only")
     await asyncio.to_thread(parts.data.registry.variant, model, variant)
-    found = await asyncio.to_thread(parts.data.audit.of, model, variant, after=after)
-    return HistoryOut(history=list(found))
+    found = await asyncio.to_thread(
+        parts.data.audit.of, model, variant, after=after, limit=limit + 1
+    )
+    more = found[limit - 1].id if len(found) > limit else None
+    return HistoryOut(history=list(found[:limit]), next=more)
 
 
 @router.post(
@@ -236,12 +240,14 @@ _NOT_FOR_SOME: dict[str, Any] = {
 """What may name other variants or other keys, as a key of some models only sees it."""
 
 
-def _variants(parts: Services, model: str, terms: Terms) -> VariantList:
+def _variants(parts: Services, model: str, terms: Terms, after: str, limit: int) -> VariantList:
     found = parts.data.registry.variants(model)
-    records = [record for record in found if terms.allows(model, record.name)]
+    allowed = (record for record in found if terms.allows(model, record.name))
+    records, more = page(allowed, attrgetter("name"), after=after, limit=limit)
     hidden = {} if terms.allow is None else {"reason": ""}
     return VariantList(
-        variants=[VariantOut(**_fields(parts, r, _manifest(parts, r)) | hidden) for r in records]
+        variants=[VariantOut(**_fields(parts, r, _manifest(parts, r)) | hidden) for r in records],
+        next=more,
     )
 
 

@@ -125,7 +125,7 @@ def schemathesis(edge: Edge, folder: Path, *choice: str) -> int:
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{edge.gateway.url}/openapi.json"),
             *("--header", f"Authorization: Bearer {edge.key}", "--checks", CHECKS, *choice),
-            *("--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1"),
+            *("--phases", "examples,coverage,fuzzing", "--max-examples", "16", "--seed", "1"),
             *("--continue-on-failure", "--generation-database", "none"),
             *("--warnings", "off", "--no-color"),
         ],
