@@ -298,10 +298,11 @@ class Prometheus:
             time.sleep(0.05)
 
     def query(self, expression: str) -> list[dict[str, str]]:
-        """The labels of what an expression gives now."""
+        """The labels of what an expression gives now, without what is no number."""
         answer = self._get("/api/v1/query", query=expression).json()
         assert answer["status"] == "success", (expression, answer)
-        return [found["metric"] for found in answer["data"]["result"]]
+        found = answer["data"]["result"]
+        return [series["metric"] for series in found if series["value"][1] != "NaN"]
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule with its query and how its last evaluation went."""
