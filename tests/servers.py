@@ -103,13 +103,22 @@ class Postgres:
         """End the server: at once (SIGQUIT), by the rules (SIGINT), or as a crash (SIGKILL)."""
         if self.process is None:
             return
-        if how == signal.SIGKILL:  # every one of its processes, as when the machine dies
-            os.killpg(self.process.pid, how)
+        if how == signal.SIGKILL:
+            self.signal_all(how)  # as when the machine dies
         else:
             self.process.send_signal(how)
         self.process.wait()
         self.process = None
         (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+
+    def signal_all(self, how: signal.Signals) -> None:
+        """Send a signal to every one of its processes: each is in a group of its own."""
+        assert self.process is not None
+        main = self.process.pid
+        children = Path(f"/proc/{main}/task/{main}/children").read_text(encoding="utf-8")
+        for pid in (main, *map(int, children.split())):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
 
     def database(self) -> str:
         """The address of a new, empty database."""

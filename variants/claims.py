@@ -10,11 +10,12 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from variants.errors import RegistryUnavailable
+from variants.silence import Silence
 
 Release = Callable[[], None]
 
@@ -77,14 +78,19 @@ class ServerClaims:
     """Advisory locks of one session of a PostgreSQL server, which frees them with it.
 
     When the server restarts, all are free for a moment until their holders are back: `patience_s`.
+    A session that was open while the server was silent is given up, and its names are taken anew
+    as soon as the server has found out too.
     """
 
     patience_s = 5.0
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any], silence: Silence, *, timeout_s: float) -> None:
         self._connect = connect
+        self._silence = silence
+        self._timeout_s = timeout_s
         self._session: Any = None
-        self._held: set[str] = set()
+        self._silences = 0
+        self._held: dict[str, bool] = {}
         self._using = threading.Lock()
 
     def take(self, name: str) -> Release | None:
@@ -92,47 +98,69 @@ class ServerClaims:
 
         Raises `RegistryUnavailable`.
         """
-        with self._using:
+        with self._turn():
             if name in self._held or not self._ask("pg_try_advisory_lock", name):
                 return None
-            self._held.add(name)
+            self._held[name] = True
 
         def release() -> None:
-            with self._using, contextlib.suppress(RegistryUnavailable):  # then it is free anyway
-                self._held.discard(name)
-                self._ask("pg_advisory_unlock", name)
+            with contextlib.suppress(RegistryUnavailable), self._turn():  # then it is free anyway
+                del self._held[name]
+                if self._usable():
+                    self._ask("pg_advisory_unlock", name)
 
         return release
 
     def renew(self) -> None:
         """Hold again what was held before the connection broke. Raises `RegistryUnavailable`."""
-        with self._using:
-            if self._held and (self._session is None or self._session.closed):
+        with self._turn():
+            if self._held and not self._usable():
                 self._open()
+            for name in [name for name, holds in self._held.items() if not holds]:
+                self._held[name] = self._ask("pg_try_advisory_lock", name)
 
     def close(self) -> None:
         """Give everything up."""
-        with self._using:
-            if self._session is not None:
-                self._session.close()
+        with contextlib.suppress(RegistryUnavailable), self._turn():
+            self._give_up()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One at a time uses the session. Raises `RegistryUnavailable`."""
+        if not self._using.acquire(timeout=self._timeout_s):
+            raise RegistryUnavailable("the database did not answer in time")
+        try:
+            yield
+        finally:
+            self._using.release()
+
+    def _usable(self) -> bool:
+        alive = self._session is not None and not self._session.closed
+        return alive and self._silences == self._silence.count
+
+    def _give_up(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._held = dict.fromkeys(self._held, False)
 
     def _open(self) -> None:
+        self._give_up()
+        self._silences = self._silence.count
         self._session = self._connect()
         for name in self._held:
-            self._ask("pg_try_advisory_lock", name)
+            self._held[name] = self._ask("pg_try_advisory_lock", name)
 
     def _ask(self, function: str, name: str) -> bool:
         import psycopg
 
         try:
-            if self._session is None or self._session.closed:
+            if not self._usable():
                 self._open()
             row = self._session.execute(
                 f"SELECT {function}(hashtextextended(%s, 0))",
                 (f"gearshift {name}",),
             ).fetchone()
         except psycopg.Error as error:
-            if self._session is not None:
-                self._session.close()
+            self._give_up()
             raise RegistryUnavailable("the database cannot be reached") from error
         return bool(row[0])

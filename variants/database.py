@@ -80,7 +80,7 @@ class Database:
         """
         with self._told("read"):
             try:
-                with self._explained(), self.backend.engine.begin() as db:
+                with self._explained(), self.backend.begin() as db:
                     self.backend.begin_read(db)
                     yield db
             except ValueError as error:
@@ -114,7 +114,7 @@ class Database:
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         with self._explained():
-            with self.backend.engine.begin() as db:
+            with self.backend.begin() as db:
                 self.backend.begin_write(db)
                 yield db
             self.backend.written()

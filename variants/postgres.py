@@ -1,11 +1,13 @@
 """A PostgreSQL server as the database of several gateways.
 
-Every wait is bounded by `timeout_s`: for a connection, a statement, a lock, and a server whose
-network has gone silent.
+Every wait is bounded: by the server, which ends a statement or a wait for a lock after `timeout_s`,
+and here, for an answer that does not arrive (`MARGIN_S` later, so that the server's word comes
+first). Keepalives of both ends find a peer that is gone.
 """
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, create_engine, make_url
@@ -19,6 +21,8 @@ from variants.errors import (
     RegistryUnavailable,
     StorageFull,
 )
+from variants.sessions import SILENT, bounded
+from variants.silence import Silence
 
 if TYPE_CHECKING:
     import psycopg
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 CHANNEL = "gearshift"
 WRITE_LOCK = 0x67656172_73686966
 """Who writes holds this advisory lock until the end of the transaction: one writer at a time."""
+
+MARGIN_S = 1.0
+QUICKEST_S = 2
+"""libpq gives no connection up before."""
 
 
 class Postgres:
@@ -44,18 +52,32 @@ class Postgres:
             ) from None
         self.url = make_url(url).set(drivername="postgresql+psycopg")
         self._refused = ""
-        self.claims = ServerClaims(self.session)
-        limit_ms = math.ceil(timeout_s * 1000)
+        self._silence = Silence()
+        self.claims = ServerClaims(self._claim_session, self._silence, timeout_s=timeout_s)
+        self._timeout_s = timeout_s
+        self._patience_s = max(QUICKEST_S, math.ceil(timeout_s))
+        self._session, self._listener = bounded(timeout_s + MARGIN_S, self._silence.begin)
+        limit_ms, limit_s = math.ceil(timeout_s * 1000), max(1, math.ceil(timeout_s))
+        server = {
+            "statement_timeout": limit_ms,
+            "lock_timeout": limit_ms,
+            "idle_in_transaction_session_timeout": 2 * limit_ms,
+            "synchronous_commit": "on",
+            "tcp_user_timeout": 2 * limit_ms,
+            "tcp_keepalives_idle": limit_s,
+            "tcp_keepalives_interval": 1,
+            "tcp_keepalives_count": limit_s,
+        }
         self._arguments: dict[str, Any] = {
-            "connect_timeout": max(2, math.ceil(timeout_s)),
             "tcp_user_timeout": limit_ms,
-            "keepalives_idle": max(1, math.ceil(timeout_s)),
+            "keepalives_idle": limit_s,
+            "keepalives_interval": 1,
+            "keepalives_count": limit_s,
             "application_name": "gearshift",
-            "options": f"-c statement_timeout={limit_ms} -c lock_timeout={limit_ms} "
-            f"-c idle_in_transaction_session_timeout={2 * limit_ms} -c synchronous_commit=on",
+            "options": " ".join(f"-c {name}={value}" for name, value in server.items()),
         }
         self.engine = create_engine(
-            self.url, pool_pre_ping=True, pool_timeout=timeout_s, connect_args=self._arguments
+            self.url, pool_pre_ping=True, pool_timeout=timeout_s, creator=self._connect
         )
 
     @property
@@ -68,23 +90,54 @@ class Postgres:
         """Why nothing can be written now; empty while it can."""
         return self._refused
 
-    def session(self) -> "psycopg.Connection[Any]":
-        """A connection of its own, without transactions. Raises `psycopg.Error`."""
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction. Raises `RegistryUnavailable` at once while the server is silent."""
+        with self._silence.turn():
+            connection = self.engine.connect()
+        with connection as db, db.begin():
+            yield db
+
+    def _claim_session(self) -> "psycopg.Connection[Any]":
+        with self._silence.turn():
+            return self._connect(autocommit=True)
+
+    def _connect(self, *, autocommit: bool = False) -> "psycopg.Connection[Any]":
+        """A new connection. Raises `psycopg.Error`."""
         import psycopg
 
-        return psycopg.connect(self._address(), autocommit=True, **self._arguments)
+        silence = self._silence
+        if silence.silent and not silence.mine:
+            raise psycopg.errors.ConnectionTimeout(SILENT)
+        try:
+            return self._session.connect(
+                self._address(),
+                autocommit=autocommit,
+                connect_timeout=QUICKEST_S if silence.silent else self._patience_s,
+                **self._arguments,
+            )
+        except psycopg.errors.ConnectionTimeout:
+            silence.begin()
+            raise
 
     async def notices(self) -> AsyncIterator[None]:
-        """One None for each change that a gateway made. Raises `psycopg.Error` when cut off."""
-        import psycopg
+        """One None at the begin, and one for each change that a gateway made.
 
-        session = await psycopg.AsyncConnection.connect(
-            self._address(), autocommit=True, **self._arguments
+        Raises `psycopg.Error` when cut off, also where nobody says so: a connection without news
+        is asked for an answer every `timeout_s`.
+        """
+        session = await self._listener.connect(
+            self._address(), autocommit=True, connect_timeout=self._patience_s, **self._arguments
         )
-        async with session:
+        try:
             await session.execute(f"LISTEN {CHANNEL}")
-            async for _ in session.notifies():
-                yield
+            yield
+            while True:
+                async for _ in session.notifies(timeout=self._timeout_s):
+                    yield
+                await session.execute("")
+        finally:
+            await session.close()
 
     def close(self) -> None:
         """Close every connection."""

@@ -11,7 +11,7 @@
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -123,6 +123,10 @@ class SqliteFile:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """A transaction."""
+        return self.engine.begin()
 
     def begin_read(self, db: Connection) -> None:
         """Begin a transaction that sees one state."""
