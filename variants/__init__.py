@@ -13,6 +13,7 @@ Map
 - `uploads.py`     blobs that have not arrived whole yet
 - `database.py`    one transaction at a time; `migrations/` holds its schema, `tables.py` says it
 - `sqlite_file.py` and `postgres.py` are its backends; `claims.py` who is at work on what
+- `sessions.py`    connections to PostgreSQL that end when no answer comes; `silence.py` is it there
 - `registry.py`    models and variants in it; `key_table.py` keys; `audit.py` who changed what
 - `versions.py`    who may change what they last saw; `replies.py` answers that are given again
 - `retention.py`   what nothing refers to any more; `backup.py` consistent copies, and back
