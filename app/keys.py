@@ -63,7 +63,7 @@ class Keys:
     def refresh(self) -> None:
         """Read keys and peppers again, so that what was changed elsewhere counts."""
         with self._changing:  # or an older reading could overwrite a newer one
-            self._records = self._table.all()
+            self._records = self._table.unrevoked()
             self._next = -math.inf
             self.renew()
 

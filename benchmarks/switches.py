@@ -1,11 +1,11 @@
 """What callers notice while variants are switched on and off under load.
 
-    python -m benchmarks.switches [--switches 1000] [--rate 300] [--json]
+    python -m benchmarks.switches [--switches 1000] [--rate 300] [--per-second 5 0] [--json]
 
 Windows with and without switching take turns under one open load; in the former a variant is
-deactivated and activated without pause. The 99th percentiles of all windows of a kind are compared
-by their medians. That each answer comes from exactly one variant is held by
-`tests/end_to_end/test_switching.py` (`GEARSHIFT_TEST_SWITCHES=1000`).
+deactivated and activated, so often a second or, with 0, without pause. The 99th percentiles of all
+windows of a kind are compared by their medians. That each answer comes from exactly one variant is
+held by `tests/end_to_end/test_switching.py` (`GEARSHIFT_TEST_SWITCHES=1000`).
 """
 
 import argparse
@@ -34,7 +34,7 @@ CONNECTIONS = 16
 SWITCHED = "mid"
 
 
-def measure(switches: int, rate_per_s: float) -> dict[str, Any]:
+def measure(switches: int, rate_per_s: float, switches_per_s: float) -> dict[str, Any]:
     """Windows in turns until so many switches were made."""
     body = json.dumps({"model": MODEL, "inputs": [1.0, 2.0, 3.0, 4.0]}).encode()
     windows: dict[str, list[load.Load]] = {"steady": [], "switching": []}
@@ -49,8 +49,8 @@ def measure(switches: int, rate_per_s: float) -> dict[str, Any]:
             request = load.post("/infer", body, {"authorization": f"Bearer {gateway.key}"})
             while len(took_s) < switches:
                 for kind, found in windows.items():
-                    beside = _switching(admin, took_s) if kind == "switching" else nullcontext()
-                    with beside:
+                    beside = _switching(admin, switches_per_s, took_s)
+                    with beside if kind == "switching" else nullcontext():
                         load_seen = generator.run(
                             gateway.port,
                             request,
@@ -63,9 +63,9 @@ def measure(switches: int, rate_per_s: float) -> dict[str, Any]:
     every = [window for found in windows.values() for window in found]
     p99_ms = {kind: median(window.p99_ms for window in found) for kind, found in windows.items()}
     return {
-        "host": host_fingerprint(),
         "load_average": os.getloadavg(),
         "rate_per_s": rate_per_s,
+        "switches_per_s": switches_per_s,
         "switches": len(took_s),
         "switch_p50_ms": 1e3 * median(took_s),
         "switch_max_ms": 1e3 * max(took_s),
@@ -80,10 +80,10 @@ def measure(switches: int, rate_per_s: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _switching(admin: httpx.Client, took_s: list[float]) -> Iterator[None]:
+def _switching(admin: httpx.Client, switches_per_s: float, took_s: list[float]) -> Iterator[None]:
     """Switch off and on on a thread; whole pairs of switches are waited for."""
     stop = threading.Event()
-    thread = threading.Thread(target=_switch, args=(admin, stop, took_s))
+    thread = threading.Thread(target=_switch, args=(admin, switches_per_s, stop, took_s))
     thread.start()
     try:
         yield
@@ -92,19 +92,24 @@ def _switching(admin: httpx.Client, took_s: list[float]) -> Iterator[None]:
         thread.join()
 
 
-def _switch(admin: httpx.Client, stop: threading.Event, took_s: list[float]) -> None:
+def _switch(
+    admin: httpx.Client, switches_per_s: float, stop: threading.Event, took_s: list[float]
+) -> None:
     """Off and on again until told to stop; always ends switched on."""
+    pause_s = 1 / switches_per_s if switches_per_s else 0.0
     while not stop.is_set():
         for action in ("deactivate", "activate"):
             begun = time.monotonic()
             reply = admin.post(f"/v1/models/{MODEL}/variants/{SWITCHED}/{action}")
             reply.raise_for_status()
             took_s.append(time.monotonic() - begun)
+            stop.wait(pause_s - took_s[-1])
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result in Markdown."""
+    """The result in Markdown, a row for each pace."""
     head = [
+        "switches a second",
         "switches",
         "requests",
         "refused",
@@ -114,27 +119,39 @@ def table(result: dict[str, Any]) -> str:
         "p99 switching, ms",
         "ratio",
     ]
-    row = [
-        f"{result['switches']:,}",
-        f"{result['answered']:,}",
-        str(result["refused"]),
-        str(result["broken"]),
-        f"{result['switch_p50_ms']:.1f} ({result['switch_max_ms']:.0f})",
-        f"{result['p99_ms']['steady']:.2f}",
-        f"{result['p99_ms']['switching']:.2f}",
-        f"{result['p99_ratio']:.2f}",
+    return tables.markdown(head, [_row(found) for found in result["paces"]])
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+    pace = found["switches_per_s"]
+    return [
+        f"{pace:g}" if pace else "without pause",
+        f"{found['switches']:,}",
+        f"{found['answered']:,}",
+        str(found["refused"]),
+        str(found["broken"]),
+        f"{found['switch_p50_ms']:.1f} ({found['switch_max_ms']:.0f})",
+        f"{found['p99_ms']['steady']:.2f}",
+        f"{found['p99_ms']['switching']:.2f}",
+        f"{found['p99_ratio']:.2f}",
     ]
-    return tables.markdown(head, [row])
 
 
 def main() -> None:
     """Measure and keep the result."""
     parser = argparse.ArgumentParser(description="What callers notice of switches.")
-    parser.add_argument("--switches", type=int, default=1000)
+    parser.add_argument("--switches", type=int, default=1000, help="at each pace")
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second")
+    parser.add_argument(
+        "--per-second", type=float, nargs="+", default=[5.0, 0.0], help="paces; 0: without pause"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result = measure(arguments.switches, arguments.rate)
+    paces = [
+        measure(arguments.switches, arguments.rate, per_second)
+        for per_second in arguments.per_second
+    ]
+    result = {"host": host_fingerprint(), "paces": paces}
     tables.keep("switches", result)
     print(json.dumps(result, indent=1) if arguments.json else table(result))
 

@@ -134,6 +134,12 @@ class KeyTable:
             rows = db.execute(select(tables.keys).order_by(tables.keys.c.created_at))
             return tuple(map(_record, rows))
 
+    def unrevoked(self) -> tuple[KeyRecord, ...]:
+        """The keys that were not revoked: what a gateway has to know, however many came before."""
+        with self._database.read() as db:
+            rows = db.execute(select(tables.keys).where(tables.keys.c.revoked_at.is_(None)))
+            return tuple(map(_record, rows))
+
 
 def _valid(db: Connection, id: str) -> KeyRecord:
     row = db.execute(select(tables.keys).filter_by(id=id)).first()
