@@ -3,7 +3,7 @@
 Map
 ---
 - `serve.py`         starts the workers, then `server.py`, the uvicorn process
-- `factory.py`       `create_app(settings)`: everything is constructed here and handed down
+- `factory.py`       `create_app(options)`: everything is constructed here and handed down
 - `gateway.py`       one request from constraints to answer; the routes are thin edges over it
 - `cascade.py`       a cheap variant first, a better one for the rows that it is unsure of
 - `catalog.py`       the immutable snapshot of models and variants that requests are routed by

@@ -93,8 +93,12 @@ def serve(
         "data_dir": data_dir or (obj.data_dir if "data_dir" in obj.origin else None),
         "require_keys": require_keys,
     }
-    settings, _ = settings_module.load(obj.config, flags)
-    run(settings, lambda url: print(f"gearshift listens on {url}", file=sys.stderr))
+
+    def read() -> Settings:
+        return settings_module.load(obj.config, flags)[0]
+
+    options = settings_module.Options(read(), read)
+    run(options, lambda url: print(f"gearshift listens on {url}", file=sys.stderr))
 
 
 @app.command()
@@ -210,10 +214,12 @@ def config_show(
     ctx: typer.Context,
     origin: Annotated[bool, typer.Option(help="Say where each value comes from.")] = False,
 ) -> None:
-    """Every option with its value."""
+    """Every option with its value, and whether a change of it needs a restart or only SIGHUP."""
     obj: Context = ctx.obj
     for name, value in settings_module.options(obj.settings).items():
-        source = f"   # {obj.origin.get(name, 'default')}" if origin else ""
+        source = f"{obj.origin.get(name, 'default')}; " if origin else ""
+        when = "reload" if settings_module.is_reloaded(name) else "restart"
+        source = f"   # {source}{when}"
         if value is None:  # TOML has no word for it
             print(f"# {name} = not set{source}")
         else:

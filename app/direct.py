@@ -46,8 +46,6 @@ class Direct:
         self._bad_keys = bad_keys
         self.metrics = metrics
         self.ids = ids
-        self.body_timeout_s = inference.settings.body_timeout_s
-        self._max_body_bytes = inference.settings.max_body_bytes
 
     def begin(
         self, connection: Connection, headers: Sequence[tuple[bytes, bytes]]
@@ -66,13 +64,13 @@ class Direct:
                 return None
             else:
                 others.append(header)
-        if not 0 <= length <= self._max_body_bytes or len(headers) > MAX_HEADERS:
+        if not 0 <= length <= self.inference.settings.max_body_bytes or len(headers) > MAX_HEADERS:
             return None
         return self.again(connection, Known(tuple(others), request_id), length)
 
     def again(self, connection: Connection, known: "Known", length: int) -> "Exchange | None":
         """The exchange for a request with a known head and a body of this length."""
-        if length > self._max_body_bytes:
+        if length > self.inference.settings.max_body_bytes:
             return None
         head: Head | None = None
         refusal: Exception | None = None
@@ -178,7 +176,9 @@ class Exchange:
         """The body is not whole yet: it must be in time."""
         if self._timer is None and not self.response_complete:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._direct.body_timeout_s, self._too_slow)
+            self._timer = loop.call_later(
+                self._direct.inference.settings.body_timeout_s, self._too_slow
+            )
 
     def run(self) -> None:
         """The request is whole: decode it, and hand it to the engine."""
@@ -241,7 +241,7 @@ class Exchange:
         self._write(200, "ok", lines, content)
 
     def _too_slow(self) -> None:
-        limit_s = self._direct.body_timeout_s
+        limit_s = self._direct.inference.settings.body_timeout_s
         self._refuse(BodyTimeout(f"the body did not end within {limit_s:g} s"))
 
     def _refuse(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""`create_app(settings)`: everything is constructed here and handed down."""
+"""`create_app(options)`: everything is constructed here and handed down."""
 
 import asyncio
 import gc
@@ -49,13 +49,12 @@ from app.routes import audit, blobs, decisions, health, keys, models
 from app.routes.guarded import GuardedRoute
 from app.routes.infer import InferEndpoint
 from app.services import Services
-from app.settings import Settings
+from app.settings import Options
 from app.sweeper import sweep_often
 from app.switches import Switches
 from router import policies
 from variants.data_folder import DataFolder
 from variants.errors import Invalid
-from variants.measure import Effort
 from variants.profile import host_fingerprint
 from variants.replies import Replies
 
@@ -66,12 +65,13 @@ DISK_INTERVAL_S = 5.0
 STORE_INTERVAL_S = 60.0
 
 
-def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process] = ()) -> FastAPI:
+def create_app(options: Options, data: DataFolder, processes: Sequence[Process] = ()) -> FastAPI:
     """The gateway over an open data folder; `processes` are workers that were started already.
 
     Raises `Invalid` for an open address without keys, an unknown policy, or a signing key that is
     of no use.
     """
+    settings = options.now
     settings.check_address()
     if settings.signing_key is not None:
         signing.check_key(settings.signing_key)
@@ -104,25 +104,21 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         metrics=metrics,
         decisions=remembered,
         prices=settings.prices.prices(),
-        queue_limit=settings.queue_limit,
-        max_latency_s=settings.max_latency_s,
+        options=options,
         rollouts=rollouts,
         promises=promises,
     )
     gates = Gates(
         data=data,
         threads=settings.threads,
-        effort=Effort(seconds=settings.profile_s),
-        min_agreement=settings.min_agreement,
+        options=options,
         signing_key=settings.signing_key,
-        timeout_s=settings.trial_timeout_s,
-        memory_bytes=settings.trial_memory_bytes,
     )
     known = open_keys(data.keys, data.root, required=settings.require_keys, pepper=settings.pepper)
     if strangers := known.strangers():
         log.warning("keys_under_another_pepper", keys=strangers[:10], count=len(strangers))
     services = Services(
-        settings=settings,
+        options=options,
         data=data,
         engine=engine,
         gateway=gateway,
@@ -145,9 +141,9 @@ def create_app(settings: Settings, data: DataFolder, processes: Sequence[Process
         processes=tuple(processes),
         host=host_fingerprint(),
         replies=Replies(data.database),
-        receiving=Receiving(data.store, settings),
+        receiving=Receiving(data.store, options),
     )
-    inference = Inference(gateway=gateway, keys=services.keys, settings=settings)
+    inference = Inference(gateway=gateway, keys=services.keys, options=options)
     app = FastAPI(
         title="Gearshift",
         summary="One endpoint, many gears: each request gets the variant that fits its budget.",
@@ -206,7 +202,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await services.ledger.book()
     tasks = [
         asyncio.create_task(services.changes.follow()),
-        asyncio.create_task(sweep_often(services.data, grace_s=services.settings.keep_unused_s)),
+        asyncio.create_task(sweep_often(services.data, services.options)),
         asyncio.create_task(services.ledger.run()),
         asyncio.create_task(services.promises.keep()),
         asyncio.create_task(_watch_lag(services.metrics)),

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from app import signing
 from app.findings import GATES, Finding, Gate
 from app.schemas import VariantIn
+from app.settings import Options
 from app.signing import SignatureRefused
 from variants import artifact, runtimes, trial
 from variants.agreement import Likeness
@@ -60,31 +61,20 @@ class Checked:
 
 
 class Gates:
-    """The gates of one gateway.
-
-    `min_agreement` is the share of evaluation rows with the reference's answer that the lower bound
-    must reach, where a registration asks for no other. `timeout_s` and `memory_bytes` bound each
-    process that tries an artifact.
-    """
+    """The gates of one gateway, as its options say."""
 
     def __init__(
         self,
         *,
         data: DataFolder,
         threads: int,
-        effort: Effort,
-        min_agreement: float,
+        options: Options,
         signing_key: Path | None,
-        timeout_s: float,
-        memory_bytes: int,
     ) -> None:
         self._data = data
         self._threads = threads
-        self._effort = effort
-        self._min_agreement = min_agreement
+        self._options = options
         self._signing_key = signing_key
-        self._timeout_s = timeout_s
-        self._memory_bytes = memory_bytes
         self._reference: tuple[tuple[str, str], IO[bytes]] | None = None
 
     async def admit(self, wanted: VariantIn) -> None:
@@ -136,6 +126,7 @@ class Gates:
         if compared is not None:
             tell("scoring the reference", 0.0)
             scores = await asyncio.to_thread(self._scored, record, compared, evaluations, on_trial)
+        limits = self._options.now
         request = Request(
             path=await asyncio.to_thread(store.blob_path, wanted.artifact.digest),
             spec=record.spec,
@@ -143,9 +134,9 @@ class Gates:
             evaluations=evaluations,
             reference_scores=scores,
             threads=self._threads,
-            effort=self._effort,
-            timeout_s=self._timeout_s,
-            memory_bytes=self._memory_bytes,
+            effort=Effort(seconds=limits.profile_s),
+            timeout_s=limits.trial_timeout_s,
+            memory_bytes=limits.trial_memory_bytes,
         )
         result = await asyncio.to_thread(
             trial.run,
@@ -207,7 +198,7 @@ class Gates:
     def _agreement(self, reference: Manifest, wanted: VariantIn, found: Likeness) -> Finding:
         """Raises `ArtifactRejected` where it agrees too little."""
         asked = wanted.min_agreement
-        required = self._min_agreement if asked is None else asked
+        required = self._options.now.min_agreement if asked is None else asked
         interval = found.interval
         evidence = {
             "reference": reference.variant,

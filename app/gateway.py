@@ -18,6 +18,7 @@ from app.errors import Infeasible, NoHealthyVariant, Overloaded, VariantDisabled
 from app.metrics import Metrics
 from app.promises import Promises
 from app.rollouts import Asker, RawHeaders, Rollouts
+from app.settings import Options
 from router import cascade as routing
 from router.admission import RETRY_MAX_S
 from router.constraints import Constraints
@@ -62,8 +63,7 @@ class Gateway:
         metrics: Metrics,
         decisions: Decisions,
         prices: Prices,
-        queue_limit: int,
-        max_latency_s: float,
+        options: Options,
         rollouts: Rollouts,
         promises: Promises,
     ) -> None:
@@ -73,8 +73,7 @@ class Gateway:
         self._metrics = metrics
         self._decisions = decisions
         self._prices = prices
-        self._queue_limit = queue_limit
-        self._max_latency_s = max_latency_s
+        self._options = options
         self._pressure: defaultdict[str, Pressure] = defaultdict(Pressure)
         self._each_s: dict[str, float] = {}  # dollars per million runs of a second, by variant
 
@@ -104,7 +103,7 @@ class Gateway:
             now_s=time.monotonic(),
             rows=rows,
             overhead_s=self._engine.overhead.value_s,
-            queue_limit=self._queue_limit,
+            queue_limit=self._options.now.queue_limit,
             rivals=self._engine.rivals(name),
         )
         if only is None:
@@ -185,7 +184,8 @@ class Gateway:
         queued = Queued(
             id=number,
             arrival_s=arrival_s,
-            deadline_s=arrival_s + (self._max_latency_s if limit_s is None else limit_s),
+            deadline_s=arrival_s
+            + (self._options.now.max_latency_s if limit_s is None else limit_s),
             drop_late=limit_s is None or constraints.is_hard("max_latency"),
             urgency=constraints.urgency,
             rows=rows,
@@ -303,10 +303,10 @@ class Gateway:
             return decision
         coming = self._engine.bring(model, (verdict.variant for verdict in able))
         waiting = len(self._engine.queue(model.spec.name))
-        if coming is None or waiting >= self._queue_limit:
+        if coming is None or waiting >= self._options.now.queue_limit:
             return decision
         name, load_s = coming
-        limit_s = constraints.max_latency_s or self._max_latency_s
+        limit_s = constraints.max_latency_s or self._options.now.max_latency_s
         idle_s = next(v.idle_latency_s or 0.0 for v in able if v.variant == name)
         if time.monotonic() - arrival_s + LOAD_MARGIN * load_s + idle_s > limit_s:
             return decision
@@ -372,11 +372,11 @@ class Gateway:
 
     def queue_fill(self) -> dict[str, float]:
         """How full the queues are, by model."""
-        limit, fill_ratio = self._queue_limit, self._engine.fill_ratio
+        limit, fill_ratio = self._options.now.queue_limit, self._engine.fill_ratio
         return {name: fill_ratio(name, limit) for name in self._engine.catalog.models}
 
     def _rung(self, model: str, now_s: float) -> int:
-        fill_ratio = self._engine.fill_ratio(model, self._queue_limit)
+        fill_ratio = self._engine.fill_ratio(model, self._options.now.queue_limit)
         return self._pressure[model].rung(now_s, fill_ratio=fill_ratio)
 
     def _count_shed(self, record: DecisionRecord) -> None:

@@ -23,7 +23,7 @@ from app.headers import InferHeaders
 from app.keys import Keys
 from app.room import Room
 from app.schemas import decision_json
-from app.settings import Settings
+from app.settings import Options, Settings
 from router.constraints import Constraints
 from router.narrow import narrow
 from variants.errors import NotFound
@@ -81,27 +81,39 @@ class Call(NamedTuple):
 class Inference:
     """Reads requests and writes answers, as the settings allow."""
 
-    def __init__(self, *, gateway: Gateway, keys: Keys, settings: Settings) -> None:
+    def __init__(self, *, gateway: Gateway, keys: Keys, options: Options) -> None:
         self.gateway = gateway
-        self.room = Room(settings.max_queue_bytes)
-        self.settings = settings
+        self.room = Room(options.now.max_queue_bytes)
+        self._options = options
         self._keys = keys
         self._heads: dict[tuple[tuple[bytes, bytes], ...], Head] = {}
         self._heads_version = -1
+        self._heads_settings = options.now
         # Their own: others may all wait for the registry.
         self._threads = ThreadPoolExecutor(len(usable_cores()), thread_name_prefix="decode")
+
+    @property
+    def settings(self) -> Settings:
+        """The options in force."""
+        return self._options.now
 
     def remembered_head(self, raw: tuple[tuple[bytes, bytes], ...]) -> Head:
         """The same as `head`, found at once where the same headers were read before.
 
         Callers send the same headers again and again. What was found is void as soon as any key
-        comes or goes. Looking it up compares hashes under a secret of this process, so that its
-        time says nothing about how much of a key was right. Raises as `head`.
+        comes or goes, or an option changes. Looking it up compares hashes under a secret of this
+        process, so that its time says nothing about how much of a key was right. Raises as `head`.
         """
         version = self._keys.version
-        if version != self._heads_version or len(self._heads) >= HEADS:
+        settings = self._options.now
+        if (
+            version != self._heads_version
+            or settings is not self._heads_settings
+            or len(self._heads) >= HEADS
+        ):
             self._heads = {}
             self._heads_version = version
+            self._heads_settings = settings
         found = self._heads.get(raw)
         if found is None:
             found = self.head(raw)

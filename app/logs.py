@@ -30,8 +30,8 @@ class Lossy:
             self.dropped += 1
 
 
-def configure() -> Lossy:
-    """Send every log to standard error, uvicorn's own messages included."""
+def configure(level: str) -> Lossy:
+    """Send every log from this level on to standard error, uvicorn's own messages included."""
     stream = Lossy(sys.stderr)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=stream)
     structlog.configure(
@@ -44,4 +44,10 @@ def configure() -> Lossy:
         ],
         logger_factory=structlog.PrintLoggerFactory(file=stream),  # type: ignore[arg-type]
     )
+    show_from(level)
     return stream
+
+
+def show_from(level: str) -> None:
+    """Log nothing that matters less."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))

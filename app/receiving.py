@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from app.errors import UploadQuota
-from app.settings import Settings
+from app.settings import Options
 from variants.errors import StorageFull
 from variants.store import Store
 from variants.uploads import Partial, Uploads
@@ -31,9 +31,9 @@ T = TypeVar("T")
 class Receiving:
     """The uploads that are on their way through this gateway."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, options: Options) -> None:
         self._store = store
-        self._settings = settings
+        self._options = options
         self._active: Counter[str] = Counter()
         self._promised: Counter[str] = Counter()
         self._threads = ThreadPoolExecutor(2, "upload", initializer=_step_back)
@@ -42,7 +42,7 @@ class Receiving:
     @contextmanager
     def admitted(self, owner: str) -> Iterator["Place"]:
         """A place among the uploads. Raises `UploadQuota` where all are taken."""
-        limits = self._settings
+        limits = self._options.now
         if self._active[owner] >= limits.uploads_per_key:
             raise UploadQuota(f"this key has {limits.uploads_per_key} uploads at once already")
         if self._active.total() >= limits.uploads:
@@ -57,7 +57,7 @@ class Receiving:
 
     async def promise(self, owner: str, size_bytes: int) -> None:
         """Keep room for so many more bytes. Raises `StorageFull` where there is none."""
-        limits = self._settings
+        limits = self._options.now
         own, every, free = await self.on_thread(self._room, owner)
         own += self._promised[owner] + size_bytes
         every += self._promised.total() + size_bytes

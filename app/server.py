@@ -18,7 +18,7 @@ from app.factory import create_app
 from app.http_edge import SECURITY
 from app.protocol import CLOSE, limited
 from app.services import Services
-from app.settings import Settings
+from app.settings import Options
 from variants.errors import Invalid
 
 log = structlog.get_logger()
@@ -29,14 +29,15 @@ ABANDON_S = 0.5
 
 
 def run(
-    settings: Settings, processes: Sequence[Process], on_listening: Callable[[str], None]
+    options: Options, processes: Sequence[Process], on_listening: Callable[[str], None]
 ) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was admitted and return.
 
     `processes` are workers that were started already. `on_listening` is told the address once
     connections are taken. Raises `Invalid` when the address cannot be bound.
     """
-    lines = logs.configure()
+    settings = options.now
+    lines = logs.configure(settings.log_level)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stderr(lines))
         data = stack.enter_context(settings.open_data())
@@ -45,7 +46,8 @@ def run(
             inner = _listen(settings.host, settings.admin_port, "admin_port")
             listeners.append(stack.enter_context(inner))
             settings = settings.model_copy(update={"admin_port": inner.getsockname()[1]})
-        app = create_app(settings, data, processes)
+            options.now = settings
+        app = create_app(options, data, processes)
         services: Services = app.state.services
         services.metrics.count_dropped_logs(lambda: lines.dropped)
         if not data.keys.all() and settings.require_keys:
@@ -86,7 +88,8 @@ class _Server(uvicorn.Server):
 
     SIGTERM: `/readyz` says 503 and every answer ends its connection at once; after `drain_delay_s`
     no connection is taken any more; `drain_s` later what is left is answered with 503 `draining`.
-    SIGINT, or a second SIGTERM, leaves out the delay. SIGHUP reads keys, peppers and models anew.
+    SIGINT, or a second SIGTERM, leaves out the delay. SIGHUP reads options, keys, peppers and
+    models anew.
     """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
@@ -117,8 +120,18 @@ class _Server(uvicorn.Server):
     def handle_reload(self, sig: int, frame: object) -> None:
         """Read anew what may change while it runs."""
         if self._loop is not None:
-            log.info("reloads", what="keys, peppers and models")
-            self._loop.call_soon_threadsafe(self._services.changes.look_anew)
+            self._loop.call_soon_threadsafe(self._reload)
+
+    def _reload(self) -> None:
+        log.info("reloads", what="options, keys, peppers and models")
+        try:
+            found = self._services.options.reload()
+        except Invalid as error:
+            log.error("options_refused", error=str(error))
+        else:
+            logs.show_from(self._services.settings.log_level)
+            log.info("options_reloaded", changed=found.changed, at_restart=found.at_restart)
+        self._services.changes.look_anew()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, finish, and give up what is not done in time."""

@@ -19,7 +19,7 @@ from app.promises import Promises
 from app.receiving import Receiving
 from app.registration import Registration
 from app.rollouts import Rollouts
-from app.settings import Settings
+from app.settings import Options, Settings
 from app.switches import Switches
 from variants.data_folder import DataFolder
 from variants.replies import Replies
@@ -29,7 +29,7 @@ from variants.replies import Replies
 class Services:
     """The parts of one running gateway."""
 
-    settings: Settings
+    options: Options
     data: DataFolder
     engine: Engine
     gateway: Gateway
@@ -47,6 +47,11 @@ class Services:
     host: str
     replies: Replies
     receiving: Receiving
+
+    @property
+    def settings(self) -> Settings:
+        """The options in force."""
+        return self.options.now
 
 
 def services(request: Request) -> Services:

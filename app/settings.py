@@ -7,8 +7,9 @@ a table has the table's name before it: `prices.core_hour_usd`, `GEARSHIFT_PRICE
 import difflib
 import ipaddress
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from variants.data_folder import DataFolder
 
 PREFIX = "GEARSHIFT_"
+RELOADED = "reloaded"
+"""Marks an option that SIGHUP reads anew; all others are read at the start."""
 
 
 class PriceSettings(BaseModel):
@@ -67,6 +70,7 @@ class Settings(BaseModel):
     keep_unused_s: Annotated[
         float,
         Field(ge=0, description="age at which what nothing refers to is swept from the store"),
+        RELOADED,
     ] = 7 * 86400.0
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port; 0 takes a free one")] = 8080
@@ -122,29 +126,49 @@ class Settings(BaseModel):
             ge=64 << 20, description="resident memory at which a worker is replaced; none: never"
         ),
     ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Field(description="the least that is logged"),
+        RELOADED,
+    ] = "info"
     policy: Annotated[str, Field(description="dispatch policy, a file of router/policies")] = (
         "shadow_price"
     )
-    queue_limit: Annotated[int, Field(ge=1, description="requests that may wait per model")] = 512
+    queue_limit: Annotated[
+        int, Field(ge=1, description="requests that may wait per model"), RELOADED
+    ] = 512
     max_queue_bytes: Annotated[
         int, Field(ge=1, description="bytes that may wait in all, and as many on their way")
     ] = 256 << 20
-    max_body_bytes: Annotated[int, Field(ge=1, description="largest inference body")] = 32 << 20
-    max_blob_bytes: Annotated[int, Field(ge=1, description="largest uploaded artifact")] = 2 << 30
-    uploads: Annotated[int, Field(ge=1, description="uploads at once, of all keys")] = 16
-    uploads_per_key: Annotated[int, Field(ge=1, description="uploads at once of one key")] = 8
+    max_body_bytes: Annotated[int, Field(ge=1, description="largest inference body"), RELOADED] = (
+        32 << 20
+    )
+    max_blob_bytes: Annotated[
+        int, Field(ge=1, description="largest uploaded artifact"), RELOADED
+    ] = 2 << 30
+    uploads: Annotated[int, Field(ge=1, description="uploads at once, of all keys"), RELOADED] = 16
+    uploads_per_key: Annotated[
+        int, Field(ge=1, description="uploads at once of one key"), RELOADED
+    ] = 8
     unfinished_bytes: Annotated[
-        int, Field(ge=1, description="bytes of uploads that are not whole yet, of all keys")
+        int,
+        Field(ge=1, description="bytes of uploads that are not whole yet, of all keys"),
+        RELOADED,
     ] = 16 << 30
     unfinished_bytes_per_key: Annotated[
-        int, Field(ge=1, description="bytes of uploads that are not whole yet, of one key")
+        int,
+        Field(ge=1, description="bytes of uploads that are not whole yet, of one key"),
+        RELOADED,
     ] = 8 << 30
     min_free_bytes: Annotated[
         int,
         Field(ge=0, description="free disk below which uploads are refused and the gauge rises"),
+        RELOADED,
     ] = 512 << 20
     max_latency_s: Annotated[
-        float, Field(gt=0, description="longest deadline; larger ones are clamped, none means this")
+        float,
+        Field(gt=0, description="longest deadline; larger ones are clamped, none means this"),
+        RELOADED,
     ] = 60.0
     hang_s: Annotated[
         float, Field(gt=0, description="shortest time after which a silent worker is replaced")
@@ -153,13 +177,19 @@ class Settings(BaseModel):
         float, Field(gt=0, description="time for a request's head to arrive")
     ] = 10.0
     profile_s: Annotated[
-        float, Field(gt=0, description="time to measure a registered variant at each batch size")
+        float,
+        Field(gt=0, description="time to measure a registered variant at each batch size"),
+        RELOADED,
     ] = 0.3
     trial_timeout_s: Annotated[
-        float, Field(gt=0, description="time for one runtime to load and measure a new variant")
+        float,
+        Field(gt=0, description="time for one runtime to load and measure a new variant"),
+        RELOADED,
     ] = 300.0
     trial_memory_bytes: Annotated[
-        int, Field(ge=1, description="address space of the process that tries a new variant")
+        int,
+        Field(ge=1, description="address space of the process that tries a new variant"),
+        RELOADED,
     ] = 8 << 30
     min_agreement: Annotated[
         float,
@@ -169,6 +199,7 @@ class Settings(BaseModel):
             description="share of evaluation rows with the reference's answer that a registered "
             "variant must surely have",
         ),
+        RELOADED,
     ] = 0.5
     demote: Annotated[
         Literal["off", "flag", "demote"],
@@ -191,7 +222,9 @@ class Settings(BaseModel):
         Path | None,
         Field(description="public key (PEM) that artifacts must be signed with; none: unsigned"),
     ] = None
-    body_timeout_s: Annotated[float, Field(gt=0, description="time for a body to arrive")] = 30.0
+    body_timeout_s: Annotated[
+        float, Field(gt=0, description="time for a body to arrive"), RELOADED
+    ] = 30.0
     drain_delay_s: Annotated[
         float,
         Field(
@@ -199,6 +232,7 @@ class Settings(BaseModel):
             description="time after SIGTERM in which connections are still taken, for whoever "
             "sends them here to learn that it is not ready",
         ),
+        RELOADED,
     ] = 0.0
     drain_s: Annotated[
         float, Field(ge=0, description="time to finish work at shutdown, after drain_delay_s")
@@ -234,6 +268,42 @@ class Settings(BaseModel):
                 "address is allowed; turn require_keys on or listen on 127.0.0.1",
                 field="host",
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reread:
+    """Names of options that differ now: those that hold from now on, and those that will after a
+    restart."""
+
+    changed: tuple[str, ...]
+    at_restart: tuple[str, ...]
+
+
+class Options:
+    """The options in force: `now` is replaced as a whole when they are read anew.
+
+    `read` reads flags, environment and file once more; without it they stay as they are.
+    """
+
+    def __init__(self, settings: Settings, read: Callable[[], Settings] | None = None) -> None:
+        self.now = settings
+        self._started = settings
+        self._read = read
+
+    def reload(self) -> Reread:
+        """Read anew, and let hold what may. Raises `Invalid`; then everything stays as it was."""
+        found = self._started if self._read is None else self._read()
+        wanted, started, now = options(found), options(self._started), options(self.now)
+        changed = {n: wanted[n] for n in wanted if is_reloaded(n) and wanted[n] != now[n]}
+        self.now = self.now.model_copy(update=changed)
+        at_restart = (n for n in wanted if not is_reloaded(n) and wanted[n] != started[n])
+        return Reread(changed=tuple(changed), at_restart=tuple(at_restart))
+
+
+def is_reloaded(name: str) -> bool:
+    """Whether SIGHUP reads this option anew, by its full name."""
+    field = Settings.model_fields.get(name)
+    return field is not None and RELOADED in field.metadata
 
 
 def options(settings: BaseModel, prefix: str = "") -> dict[str, Any]:

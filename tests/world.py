@@ -178,6 +178,7 @@ def gateway(
     *arguments: str,
     env: Mapping[str, str] | None = None,
     ready: bool = True,
+    config: Path | None = None,
 ) -> Iterator[Gateway]:
     """`gearshift serve` on a free port of the loopback address, ended by SIGTERM."""
     process = subprocess.Popen(
@@ -185,6 +186,7 @@ def gateway(
             sys.executable,
             "-m",
             "app.cli",
+            *(() if config is None else ("--config", str(config))),
             "--data-dir",
             str(data_dir),
             "serve",

@@ -13,14 +13,14 @@ from app.errors import Forbidden, Unauthenticated
 from app.factory import check_routes, create_app
 from app.keys import open_keys
 from app.routes.guarded import GuardedRoute
-from app.settings import Settings
+from app.settings import Options, Settings
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, NotFound
 
 
 @pytest.fixture
 def app(data_folder: DataFolder) -> FastAPI:
-    return create_app(Settings(data_dir=data_folder.root), data_folder)
+    return create_app(Options(Settings(data_dir=data_folder.root)), data_folder)
 
 
 def test_every_route_is_in_the_table_and_the_table_has_no_other(app: FastAPI) -> None:

@@ -56,6 +56,7 @@ OTHER: dict[str, Any] = {
     "worker_memory_bytes": "100000000",
     "min_agreement": "0.75",
     "signing_key": "key.pub",
+    "log_level": "debug",
     "demote": "demote",
     "audit_ratio": "0.5",
     "prices.core_hour_usd": "1.25",

@@ -78,11 +78,12 @@ def test_config_show_says_where_each_value_comes_from(tmp_path: Path) -> None:
     (tmp_path / "gearshift.toml").write_text("workers = 2\n[prices]\ncore_hour_usd = 0.1\n")
     run = gearshift(tmp_path, "config", "show", "--origin", GEARSHIFT_PORT="81")
     lines = dict(line.split(" = ", 1) for line in run.stdout.splitlines())
-    assert lines["port"] == "81   # environment GEARSHIFT_PORT"
-    assert lines["workers"] == "2   # gearshift.toml"
-    assert lines["prices.core_hour_usd"] == "0.1   # gearshift.toml"
-    assert lines["prices.gib_hour_usd"].endswith("# default")
-    assert lines["host"] == '"127.0.0.1"   # default'
+    assert lines["port"] == "81   # environment GEARSHIFT_PORT; restart"
+    assert lines["workers"] == "2   # gearshift.toml; restart"
+    assert lines["prices.core_hour_usd"] == "0.1   # gearshift.toml; restart"
+    assert lines["prices.gib_hour_usd"].endswith("# default; restart")
+    assert lines["queue_limit"].endswith("# default; reload")
+    assert lines["host"] == '"127.0.0.1"   # default; restart'
 
 
 def test_what_config_show_prints_is_a_settings_file(tmp_path: Path) -> None:

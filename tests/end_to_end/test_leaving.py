@@ -1,8 +1,12 @@
 """How a gateway leaves: what it says, what it still takes, and what it must give up."""
 
 import asyncio
+import json
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -91,3 +95,71 @@ def test_a_hangup_reads_anew_and_ends_nothing(ladder: Ladder) -> None:
         assert gateway.process.poll() is None
     assert '"reloads"' in "".join(gateway.log)
     assert "Traceback" not in "".join(gateway.log)
+
+
+def logged(gateway: world.Gateway, event: str, count: int = 1) -> dict[str, Any]:
+    """What the log says the last time of an event that comes so many times."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        lines = [line for line in list(gateway.log) if f'"event": "{event}"' in line]
+        if len(lines) >= count:
+            found: dict[str, Any] = json.loads(lines[-1])
+            return found
+        time.sleep(0.02)
+    raise AssertionError("".join(gateway.log))
+
+
+@pytest.mark.option("log_level")
+def test_a_hangup_reads_the_settings_file_anew(ladder: Ladder, tmp_path: Path) -> None:
+    file = tmp_path / "gearshift.toml"
+    file.write_text("max_body_bytes = 500\nworkers = 1\n")
+    large = {"model": MODEL, "inputs": [[1.0, 2.0, 3.0, 4.0]] * 30}
+    with (
+        world.gateway(ladder.root, ladder.key, env=ladders.ENV, config=file) as gateway,
+        gateway.client() as client,
+    ):
+
+        def reload(text: str) -> None:
+            file.write_text(text)
+            gateway.process.send_signal(signal.SIGHUP)
+
+        def status() -> int:
+            return client.post("/infer", json=large).status_code
+
+        def longest() -> str | None:
+            """The deadline that is allowed, where it was cut."""
+            asked = {"Infer-Max-Latency-Ms": "60000"}
+            answer = client.post("/infer", json=BODY, headers=asked).raise_for_status()
+            return answer.headers.get("infer-max-latency-ms")
+
+        assert (status(), longest()) == (413, None)
+        reload("max_body_bytes = 100000\nmax_latency_s = 2.5\nworkers = 2\n")
+        line = logged(gateway, "options_reloaded")
+        assert line["changed"] == ["max_body_bytes", "max_latency_s"]
+        assert line["at_restart"] == ["workers"]
+        assert (status(), longest()) == (200, "2500.000")
+        assert len(gateway.workers()) == 1
+
+        wrong = {
+            "max_body_bytes = 5\nmax_latency_s = 'soon'\n": f"{file}:2: max_latency_s",
+            "max_body_byte = 5\n": "nearest valid key: 'max_body_bytes'",
+            "max_body_bytes = \n": str(file),
+        }
+        for number, (text, words) in enumerate(wrong.items(), 1):
+            reload(text)
+            assert words in logged(gateway, "options_refused", number)["error"]
+            assert (status(), longest()) == (200, "2500.000")
+
+        reload("max_body_bytes = 500\nlog_level = 'error'\n")
+        until(lambda: status() == 413)
+        lines = len(gateway.log)
+        reload("max_body_bytes = 100000\nlog_level = 'error'\n")
+        until(lambda: status() == 200)
+        assert len(gateway.log) == lines
+    assert "Traceback" not in "".join(gateway.log)
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < end

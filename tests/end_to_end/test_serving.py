@@ -84,7 +84,7 @@ def test_an_empty_data_folder_is_served(tmp_path: Path) -> None:
         shown = re.search(r"shown once: (gs_\S+)", "".join(gateway.log))
         assert shown is not None
         with gateway.client(shown[1]) as client:
-            assert client.get("/v1/models").json() == {"models": []}
+            assert client.get("/v1/models").json() == {"models": [], "next": None}
             assert client.post("/infer", json=BODY).status_code == 404
             assert client.get("/metrics").status_code == 200
         with gateway.client("") as client:
