@@ -69,7 +69,7 @@ class Postgres:
             "tcp_keepalives_count": limit_s,
         }
         self._arguments: dict[str, Any] = {
-            "tcp_user_timeout": limit_ms,
+            "tcp_user_timeout": 2 * limit_ms,  # after the wait for an answer has ended
             "keepalives_idle": limit_s,
             "keepalives_interval": 1,
             "keepalives_count": limit_s,
