@@ -104,7 +104,7 @@ class ServerClaims:
             self._held[name] = True
 
         def release() -> None:
-            with contextlib.suppress(RegistryUnavailable), self._turn():  # then it is free anyway
+            with contextlib.suppress(RegistryUnavailable), self._using:  # then it is free anyway
                 del self._held[name]
                 if self._usable():
                     self._ask("pg_advisory_unlock", name)

@@ -26,8 +26,8 @@ from tests.faults.table import drilled
 from tests.ladder import Ladder
 
 CUTS = int(os.environ.get("GEARSHIFT_TEST_CUTS", "40"))
-PG_CUTS = int(os.environ.get("GEARSHIFT_TEST_PG_CUTS", "3"))
-PG_WORK_S = max(1.0, PG_CUTS / 20)
+PG_CUTS = int(os.environ.get("GEARSHIFT_TEST_PG_CUTS", "2"))
+PG_WORK_S = max(0.6, PG_CUTS / 20)
 GATEWAY_EVERY = 5
 """Of so many cuts, one is followed by the start of a gateway too."""
 
