@@ -208,7 +208,7 @@ class Rollouts:
         verdict, findings = trial.judge()
         criteria = trial.rollout.plan.criteria
         reason = "; ".join(map(told, findings))
-        if self._engine.is_quarantined(trial.rollout.served):
+        if trial.rollout.served.key in self._engine.pool.quarantine.keys:
             verdict, reason = "demote", "quarantined: it broke its workers"
         carried_out = criteria.promote if verdict == "promote" else criteria.demote
         if verdict == "wait" or not carried_out:

@@ -88,7 +88,7 @@ class Shadow:
                 continue
             try:
                 for served in wanted:
-                    await worker.load(self._engine.loading(self._spec, served))
+                    await worker.load(self._engine.pool.loading(self._spec, served))
                 _yield_to_all(worker.pid)
                 while True:
                     self._waits = True

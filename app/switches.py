@@ -191,7 +191,7 @@ class Switches:
             await self._move(record, state, actor, reason, plan=plan, evidence=evidence)
         except BaseException:
             if not known:
-                await self._engine.unload(served)
+                await self._engine.pool.close(served.key)
             raise
 
     async def _drain(
@@ -251,7 +251,9 @@ class Switches:
         renewed = await asyncio.to_thread(
             catalog.read_model, self._data, model, self._prices, was=old
         )
-        missing = [each for each in renewed.routed.values() if not self._engine.holds(each)]
+        missing = [
+            each for each in renewed.routed.values() if each.key not in self._engine.pool.loadings
+        ]
         self._engine.publish(renewed)
         for served in missing:
             self._meanwhile(self._join(renewed, served))

@@ -3,8 +3,8 @@
 import asyncio
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,22 +12,19 @@ import structlog
 
 from app.catalog import Catalog, ServedModel, ServedVariant
 from app.engine.batch import Answer, Batch, Entry, check_outputs, fail, share, stack
+from app.engine.expiry import Expiry
 from app.engine.lane import Gated, Lane
 from app.engine.leases import Leases
-from app.engine.limits import OPEN_FILES, Limits
+from app.engine.limits import Limits
 from app.engine.overhead import Overhead
+from app.engine.pool import Pool
 from app.engine.process import Process
+from app.engine.quarantine import WORDS
 from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
-from app.engine.residency import Offer, Residency
+from app.engine.residency import Offer
 from app.engine.slot import Slot
 from app.engine.watchdog import Watchdog
-from app.engine.worker import (
-    LoadFailed,
-    Loading,
-    LocalWorker,
-    RunFailed,
-    WorkerLost,
-)
+from app.engine.worker import LoadFailed, LocalWorker, RunFailed, WorkerLost
 from app.metrics import Metrics
 from router.candidate import Candidate
 from router.dispatch import dispatch
@@ -38,36 +35,19 @@ from router.residency import Item
 from router.sharing import Shares
 from router.waiting import Waiting
 from variants.manifest import Manifest
-from variants.profile import Profile
 from variants.runtimes import Tensors
-from variants.spec import ModelSpec
 from variants.store import Store
 
 log = structlog.get_logger()
 
-QUARANTINE_BREAKS = 3
-QUARANTINE_WINDOW_S = 300.0
-QUARANTINED = f"quarantined: it broke its worker {QUARANTINE_BREAKS} times; activate it to retry"
 HANG_FACTOR = 20.0
 GATE_S = 0.0005
 """Corrections of service times may be seen so late: within a turn of the loop they are not."""
 
-EXPIRY_STEP_S = 0.001
-"""Deadlines that pass this close to one another are looked at together."""
-LOAD_TIMEOUT_S = 120.0
 SCARCE_RATIO = 0.5
 BODY_RATIO = 0.25
 """Once less than half of the queues' bytes are free, a body may take a quarter of what is left: so
 large ones are refused first."""
-
-WATCH_S = 0.1
-"""Time between two looks at what the workers take."""
-
-FILES_RATIO = 0.75
-"""A worker is replaced once it has so much of the open files that it may have."""
-
-BLAMED = frozenset({"hang", "garbage", "oom"})
-"""Causes of loss, beside a crash by its own fault, that are put down to the variant that ran."""
 
 RETRIED = frozenset({"crash", "exit"})
 """Causes after which a batch is run once more, unless the variant may have brought it about."""
@@ -89,25 +69,18 @@ class Engine:
         limits: Sequence[Limits] = (),
         memory_bytes: int | None = None,
     ) -> None:
-        self._store = store
         self._policy = policy
         self._metrics = metrics
-        self._threads = threads
         self._hang_s = hang_s
         self._max_queue_bytes = max_queue_bytes
         self._queue_bytes = 0
         self._models: dict[str, Lane] = {}
-        self._loadings: dict[str, Loading] = {}
         self._leases = Leases()
         self._shares = Shares()
         self._batches: dict[asyncio.Task[None], Batch] = {}
-        self._breaks: dict[str, deque[float]] = {}
-        self._quarantine: set[str] = set()
-        self._changed = asyncio.Event()
         self._next_id = 0
         self._pumping = False
-        self._expiry: asyncio.TimerHandle | None = None
-        self._expiry_s = math.inf
+        self._expiry = Expiry(self._expire)
         self._draining = False
         self._closed = False
         self.catalog = Catalog()
@@ -116,24 +89,17 @@ class Engine:
         # Of a whole request, told by the gateway; and from dispatch to answer, beside the run.
         self.overhead = Overhead(0.001)
         self._handover = Overhead(0.0005)
-        self.slots = [
-            Slot(
-                number,
-                partial(self._wanted, number),
-                self._on_change,
-                self._on_lost,
-                limits[number] if number < len(limits) else None,
-            )
-            for number in range(workers)
-        ]
-        self._residency = (
-            None
-            if memory_bytes is None
-            else Residency(
-                budget_bytes=memory_bytes, slots=self.slots, offer=self._offer, metrics=metrics
-            )
+        self.pool = Pool(
+            store=store,
+            metrics=metrics,
+            workers=workers,
+            threads=threads,
+            limits=limits,
+            memory_bytes=memory_bytes,
+            offer=self._offer,
+            on_change=self._on_change,
+            on_quarantined=self._on_quarantined,
         )
-        self._tasks: list[asyncio.Task[None]] = []
 
     # Life
 
@@ -144,14 +110,9 @@ class Engine:
         """
         for model in catalog.models.values():
             for served in sorted(model.routed.values(), key=_speed):
-                self._loadings[served.key] = self.loading(model.spec, served)
+                self.pool.loadings[served.key] = self.pool.loading(model.spec, served)
             self.publish(model)
-        if self._residency is not None:
-            self._residency.replan(time.monotonic())
-            self._tasks.append(asyncio.create_task(self._residency.keep()))
-        for slot in self.slots:
-            slot.start(processes[slot.id] if slot.id < len(processes) else None)
-        self._tasks.append(asyncio.create_task(self._watch()))
+        self.pool.start(processes)
 
     def drain(self) -> None:
         """Be no longer ready; what still arrives is served until `close`."""
@@ -177,9 +138,7 @@ class Engine:
     async def stop(self) -> None:
         """End the workers. The server has let what was admitted finish before."""
         self.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*(slot.stop() for slot in self.slots))
+        await self.pool.stop()
 
     @property
     def draining(self) -> bool:
@@ -193,7 +152,7 @@ class Engine:
         A variant that cannot be opened, or is quarantined, does not make the others wait.
         """
         return not self._draining and all(
-            any(slot.settled and self._serves(slot, model) for slot in self.slots)
+            any(slot.settled and self._serves(slot, model) for slot in self.pool.slots)
             for model in self.catalog.models.values()
         )
 
@@ -205,7 +164,7 @@ class Engine:
 
     def workers(self, model: str) -> list[WorkerView]:
         """The workers with the names of this model's variants that they can or soon could run."""
-        return [self._view(slot, self._models[model], slot.expected) for slot in self.slots]
+        return [self._view(slot, self._models[model], slot.expected) for slot in self.pool.slots]
 
     def rivals(self, model: str) -> int:
         """How many other models have work waiting."""
@@ -214,16 +173,16 @@ class Engine:
     def candidates(self, model: ServedModel) -> list[Candidate]:
         """The routable variants with corrected service times, residency and health."""
         corrections = self._models[model.spec.name].corrections
-        expected, now = self._expected(), time.monotonic()
+        expected, now = self.pool.expected(), time.monotonic()
         found = []
         for name, served in model.variants.items():
             candidate = corrections[name].candidate(now)
-            blocked = served.key in self._quarantine
+            blocked = served.key in self.pool.quarantine.keys
             if blocked or served.key not in expected:
                 candidate = replace(
                     candidate,
                     resident=served.key in expected,
-                    blocked=QUARANTINED if blocked else None,
+                    blocked=WORDS if blocked else None,
                 )
             found.append(candidate)
         return found
@@ -235,20 +194,20 @@ class Engine:
         was = state.gates.get(model.is_canary)
         if was is not None and was.model is model and now < was.until_s:
             return was.gate
-        expected = self._expected()
+        expected = self.pool.expected()
         seen = [state.corrections[name].candidate(now) for name in model.variants]
         if (
             was is None
             or was.model is not model
             or was.expected != expected
-            or was.quarantine != self._quarantine
+            or was.quarantine != self.pool.quarantine.keys
             or any(one is not before for one, before in zip(seen, was.seen, strict=True))
         ):
             was = state.gates[model.is_canary] = Gated(
                 gate=Gate(self.candidates(model), model.record.reference),
                 model=model,
                 expected=expected,
-                quarantine=frozenset(self._quarantine),
+                quarantine=frozenset(self.pool.quarantine.keys),
                 seen=seen,
                 until_s=now + GATE_S,
             )
@@ -265,17 +224,12 @@ class Engine:
     def spare(self) -> bool:
         """Whether a worker is idle and nothing waits."""
         waits = any(state.entries for state in self._models.values())
-        return not waits and any(slot.idle for slot in self.slots)
-
-    def is_quarantined(self, served: ServedVariant) -> bool:
-        """Whether this variant has broken its workers too often."""
-        return served.key in self._quarantine
+        return not waits and any(slot.idle for slot in self.pool.slots)
 
     def routable(self, model: ServedModel) -> frozenset[str]:
         """Names of the variants that can serve: now, or soon where a worker is being replaced, or
         once they are opened within the budget of memory."""
-        openable = frozenset() if self._residency is None else self._residency.openable()
-        usable = (self._expected() | openable) - self._quarantine
+        usable = self.pool.usable()
         return frozenset(name for name, v in model.variants.items() if v.key in usable)
 
     # Requests
@@ -309,10 +263,11 @@ class Engine:
         state.forecast.arrived(entry.since_s, kind, queued.deadline_s - queued.arrival_s)
         self._queue_bytes += size_bytes
         self._leases.acquire(entry.keys)
-        if self._residency is not None:
-            self._residency.asked(model.spec.name, entry.keys, queued.objective)
+        if self.pool.residency is not None:
+            self.pool.residency.asked(model.spec.name, entry.keys, queued.objective)
         entry.future.add_done_callback(partial(self._settled, state, entry))
-        self._expire_by(entry)
+        if queued.drop_late:
+            self._expiry.by(queued.deadline_s)
         if not self._pumping:  # once a turn of the loop: what arrived together may run together
             self._pumping = True
             loop.call_soon(self._pump)
@@ -331,14 +286,14 @@ class Engine:
         Returns its name and the seconds that it will take, None where one of them is open or all
         are always kept open.
         """
-        if self._residency is None:
+        if self.pool.residency is None:
             return None
         absent = {name: model.variants[name] for name in names if name in model.variants}
-        expected = self._expected()
+        expected = self.pool.expected()
         if not absent or any(served.key in expected for served in absent.values()):
             return None
         name = min(absent, key=lambda name: (absent[name].candidate.load_s, name))
-        self._residency.require(absent[name].key, time.monotonic())
+        self.pool.residency.require(absent[name].key, time.monotonic())
         return name, absent[name].candidate.load_s
 
     def fill_ratio(self, model: str, queue_limit: int) -> float:
@@ -351,11 +306,11 @@ class Engine:
         now, total_s = time.monotonic(), 0.0
         for state in self._models.values():
             outlook = state.outlook(
-                frozenset(state.variants), self._quarantine, now, self._handover.value_s
+                frozenset(state.variants), self.pool.quarantine.keys, now, self._handover.value_s
             )
             for kind, count in state.waiting.counts.items():
                 total_s += count * outlook.anywhere_s(kind)
-        return total_s / len(self.slots)
+        return total_s / len(self.pool.slots)
 
     def shed(self, model: str, urgency: int) -> bool:
         """Give up the last of those who wait, if it is less urgent than this; whether one was."""
@@ -381,20 +336,11 @@ class Engine:
         """Waiting requests by model."""
         return {name: len(state.entries) for name, state in self._models.items()}
 
-    def worker_memory(self) -> dict[int, int | None]:
-        """Resident bytes of each worker, None while it is being replaced."""
-        return {s.id: s.worker.resident_bytes() if s.worker else None for s in self.slots}
-
-    def worker_files(self) -> dict[int, int]:
-        """Open files of each worker that lives."""
-        return {s.id: s.worker.open_files() for s in self.slots if s.worker}
-
     def health(self) -> list[tuple[Manifest, bool]]:
         """Every active variant, and whether it could be used: it is not quarantined, and some
         worker has it wherever one should."""
-        spare = frozenset() if self._residency is None else self._residency.spare()
         return [
-            (served.manifest, self._is_healthy(key) or key in spare - self._quarantine)
+            (served.manifest, self.pool.healthy(key))
             for key, served in self.catalog.served().items()
         ]
 
@@ -412,50 +358,28 @@ class Engine:
     def copies(self) -> list[tuple[Manifest, int]]:
         """Every active variant, and how many workers have it open."""
         return [
-            (served.manifest, sum(key in slot.loaded for slot in self.slots))
+            (served.manifest, self.pool.copies(key))
             for key, served in self.catalog.served().items()
         ]
 
     # Switching
 
     async def load(self, model: ServedModel, served: ServedVariant) -> None:
-        """Open a variant on every worker, so that it may be published. Ends its quarantine.
+        """Open a variant, so that it may be published. Raises `LoadFailed`; then all is as it was.
 
-        With a budget of memory it is opened on one, and what becomes of it depends on the demand.
-        One worker goes first, so that an artifact that breaks it leaves the others alone.
-        Raises `LoadFailed`; then everything is as it was.
+        See `Pool.open`.
         """
-        key = served.key
-        known, quarantined = key in self._loadings, key in self._quarantine
-        loading = self._loadings[key] = self.loading(model.spec, served)
-        self._quarantine.discard(key)
-        try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
-                await self.slots[0].load(loading)
-                rest = self.slots[1:] if self._residency is None else ()
-                await asyncio.gather(*(slot.load(loading) for slot in rest))
-                while not self._is_healthy(key):
-                    if key in self._quarantine:
-                        raise LoadFailed("it breaks the workers that load it")
-                    self._changed.clear()
-                    await self._changed.wait()
-        except (LoadFailed, TimeoutError) as error:
-            if quarantined:
-                self._quarantine.add(key)
-            if not known:
-                await self.unload(served)
-            raise LoadFailed(str(error) or f"not loaded within {LOAD_TIMEOUT_S:g} s") from error
-        self._breaks.pop(key, None)
+        await self.pool.open(self.pool.loading(model.spec, served))
 
     def publish(self, model: ServedModel) -> None:
         """Route by this snapshot of a model from now on. Variants never loaded are left out."""
         state = self._models.setdefault(model.spec.name, Lane(model.spec))
-        held = {name: v for name, v in model.variants.items() if v.key in self._loadings}
+        held = {name: v for name, v in model.variants.items() if v.key in self.pool.loadings}
         for served in model.routed.values():
-            if served.key in self._loadings:
+            if served.key in self.pool.loadings:
                 state.add(served)
         shown = replace(model, variants=held, canary=None)
-        if model.rollout is not None and model.rollout.served.key in self._loadings:
+        if model.rollout is not None and model.rollout.served.key in self.pool.loadings:
             shown = replace(shown, canary=shown.with_canary())
         self.catalog = self.catalog.replace(shown)
 
@@ -466,8 +390,8 @@ class Engine:
         """
         names = self.routable(model) - {variant}
         others = [served for name, served in model.variants.items() if name in names]
-        expected = self._expected()
-        if self._residency is None or any(served.key in expected for served in others):
+        expected = self.pool.expected()
+        if self.pool.residency is None or any(served.key in expected for served in others):
             return
         for served in sorted(others, key=lambda served: served.candidate.load_s):
             try:
@@ -476,7 +400,7 @@ class Engine:
                 name = served.manifest.variant
                 log.error("variant_load_failed", variant=name, error=str(error))
             else:
-                self._residency.require(served.key, time.monotonic())
+                self.pool.residency.require(served.key, time.monotonic())
                 return
         raise LoadFailed("no other variant can be opened")
 
@@ -496,47 +420,7 @@ class Engine:
     async def forget(self, model: ServedModel, served: ServedVariant) -> None:
         """Close a variant that is published no more and that nothing may use."""
         self._models[model.spec.name].remove(served.manifest.variant)
-        await self.unload(served)
-
-    def holds(self, served: ServedVariant) -> bool:
-        """Whether the workers have a variant, or open it when they start."""
-        return served.key in self._loadings
-
-    async def unload(self, served: ServedVariant) -> None:
-        """Close a variant that is not published."""
-        self._loadings.pop(served.key, None)
-        await asyncio.gather(*(slot.unload(served.key) for slot in self.slots))
-
-    def _wanted(self, number: int) -> Mapping[str, Loading]:
-        """What a new worker opens: everything served but what broke the workers before it.
-
-        With a budget of memory, what is planned for it; the first also what was never planned for.
-        """
-        found = {k: item for k, item in self._loadings.items() if k not in self._quarantine}
-        if self._residency is None:
-            return found
-        planned = self._residency.target[number]
-        if number == 0:
-            planned |= found.keys() - self._residency.known
-        return {key: loading for key, loading in found.items() if key in planned}
-
-    def loading(self, spec: ModelSpec, served: ServedVariant) -> Loading:
-        """What a worker needs to open a variant."""
-        profile = served.manifest.profile
-        return Loading(
-            key=served.key,
-            path=str(self._store.blob_path(served.manifest.artifact.digest)),
-            digest=served.manifest.artifact.digest,
-            runtime=served.manifest.runtime,
-            threads=self._fitting_threads(profile),
-            inputs=spec.inputs,
-        )
-
-    def _fitting_threads(self, profile: Profile | None) -> int:
-        """As measured, but never more threads than the cores that a worker is pinned to."""
-        threads = self._threads if profile is None else profile.threads
-        pinned = [len(slot.limits.cores) for slot in self.slots if slot.limits.cores]
-        return min([threads, *pinned])
+        await self.pool.close(served.key)
 
     # Residency
 
@@ -547,14 +431,14 @@ class Engine:
             (state, name, served)
             for state in self._models.values()
             for name, served in state.variants.items()
-            if served.key in self._loadings and served.key not in self._quarantine
+            if served.key in self.pool.loadings and served.key not in self.pool.quarantine.keys
         ]
         return Offer(
             items={served.key: _item(state.spec.name, served) for state, _, served in held},
             candidates={
                 served.key: state.corrections[name].candidate(now) for state, name, served in held
             },
-            loadings={served.key: self._loadings[served.key] for _, _, served in held},
+            loadings={served.key: self.pool.loadings[served.key] for _, _, served in held},
             waiting=[entry.keys for entry in self._entries() if not entry.future.done()],
         )
 
@@ -563,7 +447,7 @@ class Engine:
     def _pump(self) -> None:
         """Give every idle worker a batch while there is one that it can run."""
         self._pumping = False
-        for slot in self.slots:
+        for slot in self.pool.slots:
             if slot.idle:
                 self._feed(slot)
 
@@ -574,8 +458,10 @@ class Engine:
             outcome = dispatch(
                 self._policy,
                 queue=state.waiting,
-                outlook=state.outlook(here.loaded, self._quarantine, now, self._handover.value_s),
-                others=[self._view(s, state, s.expected) for s in self.slots if s is not slot],
+                outlook=state.outlook(
+                    here.loaded, self.pool.quarantine.keys, now, self._handover.value_s
+                ),
+                others=[self._view(s, state, s.expected) for s in self.pool.slots if s is not slot],
                 now_s=now,
                 overhead_s=self._handover.value_s,
                 max_batch=min(state.max_batch, self._fair_rows(state)),
@@ -602,7 +488,7 @@ class Engine:
 
         Who only waits for a variant to be opened saves up no share meanwhile.
         """
-        expected = self._expected()
+        expected = self.pool.expected()
         return {
             name: state
             for name, state in self._models.items()
@@ -614,7 +500,7 @@ class Engine:
 
     def _fair_rows(self, state: Lane) -> int:
         """So many rows that every idle worker gets some of what waits."""
-        idle = sum(slot.idle for slot in self.slots)
+        idle = sum(slot.idle for slot in self.pool.slots)
         if idle <= 1:
             return state.max_batch
         return -(-sum(request.rows for request in state.waiting) // idle)
@@ -679,51 +565,24 @@ class Engine:
             return False
         entry.retried = True
         self._models[batch.spec.name].hold(entry)
-        self._expire_by(entry)
+        if entry.queued.drop_late:
+            self._expiry.by(entry.queued.deadline_s)
         self._metrics.retried(batch.served.manifest)
         return True
 
-    def _expire_by(self, entry: Entry) -> None:
-        """Look at the queues then: while no worker is free, nobody else would give work up."""
-        if entry.queued.drop_late and entry.queued.deadline_s < self._expiry_s:
-            self._expire_at(entry.queued.deadline_s)
-
-    def _expire_at(self, deadline_s: float) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry_s = deadline_s
-        delay_s = max(EXPIRY_STEP_S, deadline_s - time.monotonic())
-        self._expiry = asyncio.get_running_loop().call_later(delay_s, self._expire)
-
-    def _expire(self) -> None:
-        """What waits for a worker beyond its deadline is given up."""
-        now, next_s = time.monotonic(), math.inf
+    def _expire(self, now_s: float) -> float:
+        """What waits for a worker beyond its deadline is given up; while no worker is free, nobody
+        else would. Returns the next deadline."""
+        next_s = math.inf
         for state in self._models.values():
             for entry in list(state.entries.values()):
                 if not entry.queued.drop_late:
                     continue
-                if entry.queued.deadline_s <= now:
+                if entry.queued.deadline_s <= now_s:
                     fail(state.take(entry.queued.id), DeadlinePassed())
                 else:
                     next_s = min(next_s, entry.queued.deadline_s)
-        self._expiry, self._expiry_s = None, math.inf
-        if next_s < math.inf:
-            self._expire_at(next_s)
-
-    # Workers
-
-    async def _watch(self) -> None:
-        """Replace workers that have grown too large or leak files, before they break."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            for slot in self.slots:
-                if slot.worker is None:
-                    continue
-                most_bytes = slot.limits.memory_bytes
-                if most_bytes is not None and slot.worker.resident_bytes() > most_bytes:
-                    slot.recycle("memory")
-                elif slot.worker.open_files() > FILES_RATIO * OPEN_FILES:
-                    slot.recycle("files")
+        return next_s
 
     def _view(self, slot: Slot, state: Lane, keys: frozenset[str]) -> WorkerView:
         free_at_s = slot.free_at_s(time.monotonic())
@@ -731,42 +590,16 @@ class Engine:
 
     def _on_change(self) -> None:
         self._look_again()
-        self._changed.set()
         self._pump()
 
-    def _on_lost(self, slot: Slot, worker: LocalWorker, cause: str) -> None:
-        self._metrics.worker_lost(slot.id, cause)
-        if cause == "recycle":
-            return
-        log.warning("worker_lost", worker=slot.id, cause=cause, running=slot.running)
-        if worker.crashed or cause in BLAMED:
-            for key in {slot.running, worker.lost_loading}:
-                if key is not None:
-                    self._blame(key, cause)
-
-    def _blame(self, key: str, cause: str) -> None:
-        """A variant broke its worker; on repetition it may not do so again until activated."""
-        now = time.monotonic()
-        breaks = self._breaks.setdefault(key, deque(maxlen=QUARANTINE_BREAKS))
-        breaks.append(now)
-        if len(breaks) < QUARANTINE_BREAKS or now - breaks[0] > QUARANTINE_WINDOW_S:
-            return
-        log.error("variant_quarantined", key=key)
-        for served in self.catalog.served().values():
-            if served.key == key and key not in self._quarantine:
-                self._metrics.ejected(served.manifest, cause)
-        self._quarantine.add(key)
+    def _on_quarantined(self, key: str, cause: str) -> None:
+        """A variant is out: who may use no other is told so."""
+        if (served := self.catalog.served().get(key)) is not None:
+            self._metrics.ejected(served.manifest, cause)
         self._look_again()
-        self._changed.set()
         for entry in self._entries():
-            if self._quarantine.issuperset(entry.keys):
+            if self.pool.quarantine.keys.issuperset(entry.keys):
                 fail(entry, RunFailed("every variant that it may use is quarantined"))
-
-    def _expected(self) -> frozenset[str]:
-        return frozenset().union(*(slot.expected for slot in self.slots))
-
-    def _is_healthy(self, key: str) -> bool:
-        return key not in self._quarantine and any(key in slot.loaded for slot in self.slots)
 
     def _serves(self, slot: Slot, model: ServedModel) -> bool:
         return not model.variants or any(v.key in slot.loaded for v in model.variants.values())

@@ -302,7 +302,7 @@ def _fields(parts: Services, record: VariantRecord, manifest: Manifest | None) -
         record,
         manifest,
         reference=served.record.reference == record.name,
-        workers=sum(record.manifest_id in slot.loaded for slot in parts.engine.slots),
+        workers=0 if record.manifest_id is None else parts.engine.pool.copies(record.manifest_id),
         host=parts.host,
         prices=parts.settings.prices.prices(),
     )

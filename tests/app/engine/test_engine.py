@@ -63,7 +63,7 @@ class World:
 
     async def ready(self) -> None:
         async with asyncio.timeout(20):
-            while not all(slot.settled for slot in self.engine.slots):  # noqa: ASYNC110
+            while not all(slot.settled for slot in self.engine.pool.slots):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -105,13 +105,13 @@ def with_engine(
 
 def test_a_load_that_breaks_a_worker_breaks_one_and_changes_nothing(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        second = world.engine.slots[1].worker
+        second = world.engine.pool.slots[1].worker
         deadly = world.add("deadly", fault="crash")
         with pytest.raises(LoadFailed, match="crashed"):
             await world.engine.load(world.model, deadly)
-        assert world.engine.slots[1].worker is second
+        assert world.engine.pool.slots[1].worker is second
         await world.ready()
-        assert all(deadly.key not in slot.loaded for slot in world.engine.slots)
+        assert all(deadly.key not in slot.loaded for slot in world.engine.pool.slots)
         assert set(world.model.variants) == {"a", "slow"}
         assert (await world.submit("a")).variant.manifest.variant == "a"
 
@@ -125,24 +125,24 @@ def test_a_variant_is_loaded_everywhere_before_it_is_published(tmp_path: Path) -
         world.engine.publish(renewed)
         assert "fresh" not in world.model.variants
         await world.engine.load(world.model, fresh)
-        assert all(fresh.key in slot.loaded for slot in world.engine.slots)
+        assert all(fresh.key in slot.loaded for slot in world.engine.pool.slots)
         world.engine.publish(renewed)
         assert (await world.submit("fresh")).variant.key == fresh.key
         await world.engine.retire(world.model, "fresh")
-        assert all(fresh.key not in slot.loaded for slot in world.engine.slots)
+        assert all(fresh.key not in slot.loaded for slot in world.engine.pool.slots)
 
     with_engine(tmp_path, story)
 
 
 def test_loading_goes_on_where_a_worker_is_killed_meanwhile(tmp_path: Path) -> None:
     async def story(world: World) -> None:
-        for count, slot in enumerate(world.engine.slots * 2):
+        for count, slot in enumerate(world.engine.pool.slots * 2):
             assert slot.worker is not None
             slot.worker.kill("hang")
             fresh = world.add(f"fresh-{count}")
             await world.engine.load(world.model, fresh)
             await world.ready()
-            assert all(fresh.key in s.loaded for s in world.engine.slots)
+            assert all(fresh.key in s.loaded for s in world.engine.pool.slots)
 
     with_engine(tmp_path, story)
 
@@ -236,7 +236,7 @@ def test_estimates_and_the_shown_drift_follow_what_runs_take(tmp_path: Path) -> 
 def test_variants_come_and_go_within_a_budget_of_memory(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         def opened() -> list[str]:
-            return sorted(key for slot in world.engine.slots for key in slot.loaded)
+            return sorted(key for slot in world.engine.pool.slots for key in slot.loaded)
 
         assert len(opened()) == 2  # of 1 MiB each
         fresh = world.add("fresh", fault="crash", fault_above=1000)
@@ -265,6 +265,6 @@ def test_a_variant_that_breaks_workers_does_not_stop_the_slow_loop(tmp_path: Pat
                 await world.submit("broken", inputs=poison)
         for name in ("slow", "a", "slow"):
             assert (await world.submit(name)).variant.manifest.variant == name
-        assert all(broken.key not in slot.loaded for slot in world.engine.slots)
+        assert all(broken.key not in slot.loaded for slot in world.engine.pool.slots)
 
     with_engine(tmp_path, story, memory_bytes=2 << 20)
