@@ -14,7 +14,7 @@ queue until they are hopeless. `router/gears.py` tells what a price means and wh
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import accumulate
@@ -37,10 +37,11 @@ def choose(view: View) -> Choice:
     """The first request that is worth its time, on its variant at the price of time."""
     outlook = view.outlook
     under_load = outlook.gears(view.max_batch if outlook.batching_pays else 1)
-    level = _fair_level(view, under_load)
+    fleet = _fleet(view)
+    level = _fair_level(view, under_load, fleet)
     price = outlook.prices[level]
     least = price * HOPE
-    if least > 0.0 and any(under_load[kind].worth_per_s < least for kind in view.present):
+    if least > 0.0 and min([under_load[kind].worth_per_s for kind in view.present]) < least:
         worthy = [
             index
             for index, kind in enumerate(view.kinds)
@@ -49,12 +50,12 @@ def choose(view: View) -> Choice:
         if 0 < len(worthy) < len(view.kinds):
             view = view.only(worthy)
     gears_of = outlook.gears(_depth(view))
-    plan = _Plan(view, gears_of)
-    if not plan.fits(level):
+    plan = _Plan(view, gears_of, fleet)
+    if not plan.unhurried(level) and not plan.fits(level):
         top = len(outlook.prices) - 1
         if not plan.fits(top):
             view = view.only(plan.saved(top))
-            plan = _Plan(view, gears_of)
+            plan = _Plan(view, gears_of, fleet)
         level = _least(level + 1, top, outlook.last_tight, plan.fits)
         outlook.last_tight = level
     variant = plan.surest(plan.head_variant(level), level)
@@ -67,7 +68,7 @@ def _depth(view: View) -> int:
     return 1 << (waiting.bit_length() - 1)
 
 
-def _fair_level(view: View, gears_of: Mapping[Kind, Gears]) -> int:
+def _fair_level(view: View, gears_of: Mapping[Kind, Gears], fleet: tuple[int, float]) -> int:
     """The level of the price at which queue and expected arrivals just fill the workers' time.
 
     The highest that is still too cheap: at a price, those whom it divides take what is left.
@@ -86,7 +87,7 @@ def _fair_level(view: View, gears_of: Mapping[Kind, Gears]) -> int:
         for kind, count in arrived.items()
         if known(kind) is not None
     ]
-    workers, busy_s = _fleet(view)
+    workers, busy_s = fleet
     time_s = max(0.0, forecast.horizon_s * workers - busy_s)
 
     def fits(level: int) -> bool:
@@ -135,7 +136,9 @@ def _fleet(view: View) -> tuple[int, float]:
 class _Plan:
     """The queue played forward in order, everybody at the gear of one level."""
 
-    def __init__(self, view: View, gears_of: Mapping[Kind, Gears]) -> None:
+    def __init__(
+        self, view: View, gears_of: Mapping[Kind, Gears], fleet: tuple[int, float]
+    ) -> None:
         self._view = view
         self._gears = {kind: gears_of[kind] for kind in view.present}
         self._head = gears_of[view.kinds[0]]
@@ -143,8 +146,20 @@ class _Plan:
         self._others_due_s = view.due_s[1:]
         self._ready_s = view.now_s + view.overhead_s
         self._left_s = view.due_s[0] - self._ready_s
-        self._workers, self._busy_s = _fleet(view)
+        self._workers, self._busy_s = fleet
         self._narrow = self._left_s < self._head.tail_s[0]
+
+    def unhurried(self, level: int) -> bool:
+        """Whether everybody meets the deadline in any order: a cheap `fits` for easy queues."""
+        if self._narrow:
+            return False
+        before_s = longest_s = 0.0
+        counts = self._view.counts
+        for kind, one in self._gears.items():
+            before_s += counts[kind] * one.busy_s[level]
+            longest_s = max(longest_s, one.tail_s[level])
+        start_s = min(before_s, (self._busy_s + before_s) / self._workers)
+        return self._ready_s + start_s + longest_s <= min(self._view.due_s)
 
     def fits(self, level: int) -> bool:
         """Whether everybody meets the deadline.
@@ -167,12 +182,11 @@ class _Plan:
             initial_s = self._ready_s + first_s
             starts_s = accumulate(map(busy_s.__getitem__, self._others), initial=initial_s)
         else:
-            ready_s, ahead_s, workers = self._ready_s, self._busy_s, self._workers
-            alone_s = ahead_s / (workers - 1)
-            starts_s = [
-                ready_s + (before_s if before_s <= alone_s else (ahead_s + before_s) / workers)
-                for before_s in accumulate(map(busy_s.__getitem__, self._others), initial=first_s)
-            ]
+            before_s = list(accumulate(map(busy_s.__getitem__, self._others), initial=first_s))
+            alone = bisect_right(before_s, self._busy_s / (self._workers - 1))
+            shared_s, workers = self._ready_s + self._busy_s / self._workers, self._workers
+            starts_s = [self._ready_s + each_s for each_s in before_s[:alone]]
+            starts_s += [shared_s + each_s / workers for each_s in before_s[alone:]]
         ends_s = map(add, starts_s, map(tail_s.__getitem__, self._others))
         return all(map(le, ends_s, self._others_due_s))
 
