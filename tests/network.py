@@ -8,12 +8,16 @@ with network(server.socket) as between:
 """
 
 import contextlib
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 PIECE_BYTES = 1 << 16
 
@@ -116,3 +120,52 @@ def network(to: Path) -> Iterator[Network]:
         yield between
     finally:
         between.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wire:
+    """A pair of network interfaces, the far one in a namespace of its own."""
+
+    name: str
+    near: str = "10.213.77.1"
+    far: str = "10.213.77.2"
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """A command that starts another at the far end, as nobody."""
+        user = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+        return ("ip", "netns", "exec", self.name, *user)
+
+    def fall_silent(self) -> None:
+        """Address every packet to an interface that does not exist."""
+        nowhere = "lladdr 02:00:00:00:00:77 nud permanent"
+        _ip(f"neigh replace {self.far} dev {self.name} {nowhere}")
+        _ip(f"-n {self.name} neigh replace {self.near} dev far {nowhere}")
+
+    def heal(self) -> None:
+        """Let packets arrive again."""
+        _ip(f"neigh del {self.far} dev {self.name}")
+        _ip(f"-n {self.name} neigh del {self.near} dev far")
+
+
+@contextlib.contextmanager
+def wire() -> Iterator[Wire]:
+    """A wire that works; the test is skipped where this machine allows none."""
+    found = Wire(name=f"gs{os.getpid()}")
+    try:
+        _ip(f"netns add {found.name}")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("network namespaces need root and iproute2")
+    try:
+        _ip(f"link add {found.name} type veth peer name far netns {found.name}")
+        _ip(f"addr add {found.near}/30 dev {found.name}")
+        _ip(f"link set {found.name} up")
+        _ip(f"-n {found.name} addr add {found.far}/30 dev far")
+        _ip(f"-n {found.name} link set far up")
+        yield found
+    finally:
+        _ip(f"netns del {found.name}")
+
+
+def _ip(what: str) -> None:
+    subprocess.run(["ip", *what.split()], check=True, capture_output=True)

@@ -57,11 +57,13 @@ class Postgres:
     """A PostgreSQL server of its own, on a socket in its folder. It refuses to run as root.
 
     It works with the folder `data` in its folder, an empty cluster where there is none. `settings`
-    and `env` are what it starts with; what they leave out is as PostgreSQL has it.
+    and `env` are what it starts with; what they leave out is as PostgreSQL has it. `within` is a
+    command that it is started by, which must be as another user than root.
     """
 
     folder: Path
     settings: tuple[str, ...] = ("fsync=off",)
+    within: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     made: int = 0
@@ -85,10 +87,10 @@ class Postgres:
         arguments = [part for option in options for part in ("-c", option)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self.folder / "data", *arguments],
+                [*self.within, self._bin / "postgres", "-D", self.folder / "data", *arguments],
                 stderr=log,
                 stdout=log,
-                user=_server_user(),
+                user=None if self.within else _server_user(),
                 cwd=self.folder,
                 start_new_session=True,
                 env={**os.environ, **self.env},
@@ -256,10 +258,10 @@ def nginx(*ports: int, changed: Mapping[str, str] | None = None) -> Iterator[Ngi
 
 
 @contextlib.contextmanager
-def postgres(*settings: str) -> Iterator[Postgres]:
+def postgres(*settings: str, within: tuple[str, ...] = ()) -> Iterator[Postgres]:
     """A running PostgreSQL server, gone afterwards; without `settings` it syncs nothing."""
     with tempfile.TemporaryDirectory(prefix="gs-pg-") as folder:  # socket paths must be short
-        server = Postgres(Path(folder), settings or ("fsync=off",))
+        server = Postgres(Path(folder), settings or ("fsync=off",), within)
         try:
             yield server
         finally:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import psycopg
@@ -23,7 +24,7 @@ from tests import servers, world
 from tests.faults.gateways import infer, until
 from tests.faults.table import drilled
 from tests.ladder import MODEL, Ladder
-from tests.network import Network, network
+from tests.network import Network, network, wire
 from variants.data_folder import open_data_folder
 from variants.database import Database
 from variants.errors import RegistryUnavailable
@@ -54,50 +55,51 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Served:
-    """A gateway, its database, and the network between them."""
+    """A gateway and its database; `url` goes around the network between them."""
 
     gateway: world.Gateway
-    between: Network
-    server: servers.Postgres
     root: Path
     url: str
 
-    def falls_silent(self, way: str) -> None:
-        if way == "network":
-            self.between.fall_silent()
-        else:
-            self.server.signal_all(signal.SIGSTOP)
 
-    def heals(self, way: str) -> None:
-        if way == "network":
-            self.between.heal()
-        else:
-            self.server.signal_all(signal.SIGCONT)
+@contextlib.contextmanager
+def serving(ladder: Ladder, root: Path, url: str, host: str) -> Iterator[Served]:
+    """A gateway that reaches its database at `host`."""
+    copy = ladder.copy(root)
+    world.move_to_postgres(copy.root, url)
+    env = {
+        **ladders.ENV,
+        "GEARSHIFT_WORKERS": "1",
+        "GEARSHIFT_DATABASE_TIMEOUT_S": str(TIMEOUT_S),
+        "GEARSHIFT_DATABASE_URL": at(host, url),
+    }
+    with world.gateway(copy.root, copy.key, env=env) as gateway:
+        yield Served(gateway=gateway, root=copy.root, url=url)
+    assert "Traceback" not in "".join(gateway.log)
+    assert gateway.process.returncode == 0
 
 
-def through(between: Network, url: str) -> str:
-    """The address of a database of the server, by the network."""
-    return url.partition("?")[0].replace("@", f"@127.0.0.1:{between.port}")
+def at(host: str, url: str) -> str:
+    """The address of a database at another host."""
+    return url.partition("?")[0].replace("@", f"@{host}")
+
+
+@pytest.fixture(scope="module")
+def between(postgres: servers.Postgres) -> Iterator[Network]:
+    with network(postgres.socket) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def served(
-    built_ladder: Ladder, postgres: servers.Postgres, tmp_path_factory: pytest.TempPathFactory
+    built_ladder: Ladder,
+    postgres: servers.Postgres,
+    between: Network,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Served]:
-    copy = built_ladder.copy(tmp_path_factory.mktemp("network") / "data")
-    url = postgres.database()
-    world.move_to_postgres(copy.root, url)
-    with network(postgres.socket) as between:
-        env = {
-            **ladders.ENV,
-            "GEARSHIFT_WORKERS": "1",
-            "GEARSHIFT_DATABASE_TIMEOUT_S": str(TIMEOUT_S),
-            "GEARSHIFT_DATABASE_URL": through(between, url),
-        }
-        with world.gateway(copy.root, copy.key, env=env) as gateway:
-            yield Served(gateway=gateway, between=between, server=postgres, root=copy.root, url=url)
-    assert "Traceback" not in "".join(gateway.log)
-    assert gateway.process.returncode == 0
+    root = tmp_path_factory.mktemp("network") / "data"
+    with serving(built_ladder, root, postgres.database(), f"127.0.0.1:{between.port}") as found:
+        yield found
 
 
 @contextlib.contextmanager
@@ -152,10 +154,52 @@ def elsewhere(served: Served) -> str:
         return world.make_key(data, "infer")
 
 
-@pytest.mark.parametrize("way", ["network", *(["server"] if SILENCES > 1 else [])])
-def test_a_database_that_falls_silent_stops_admins_only_and_is_found_again(
-    served: Served, way: str
+def test_a_network_that_loses_its_connections_stops_admins_only(
+    served: Served, between: Network
 ) -> None:
+    fall_silent(served, "network swallows everything, its connections dead for good", between)
+
+
+@pytest.mark.skipif(SILENCES == 1, reason="of the long form")
+def test_a_server_that_hangs_stops_admins_only(served: Served, postgres: servers.Postgres) -> None:
+    class Stopped:
+        def fall_silent(self) -> None:
+            postgres.signal_all(signal.SIGSTOP)
+
+        def heal(self) -> None:
+            postgres.signal_all(signal.SIGCONT)
+
+    fall_silent(served, "PostgreSQL's processes stopped (SIGSTOP)", Stopped(), hangs=True)
+
+
+@pytest.mark.skipif(SILENCES == 1, reason="of the long form")
+def test_packets_that_go_nowhere_stop_admins_only(built_ladder: Ladder, tmp_path: Path) -> None:
+    with (
+        wire() as far,
+        servers.postgres("fsync=off", f"listen_addresses={far.far}", within=far.within) as server,
+    ):
+        with (server.folder / "data" / "pg_hba.conf").open("a") as allowed:
+            allowed.write(f"host all all {far.near}/32 trust\n")
+        server.sql("SELECT pg_reload_conf()")
+        with serving(built_ladder, tmp_path / "data", server.database(), far.far) as served:
+            fall_silent(served, "packets to and from PostgreSQL's machine go nowhere", far)
+
+
+class Falls(Protocol):
+    """What lies between a gateway and its database."""
+
+    def fall_silent(self) -> None:
+        """Nothing is answered any more."""
+
+    def heal(self) -> None:
+        """What is asked from now on is answered."""
+
+
+def fall_silent(served: Served, what: str, between: Falls, *, hangs: bool = False) -> None:
+    """Let it happen often; what was written meanwhile elsewhere must be seen afterwards.
+
+    While the server `hangs`, nobody writes anything.
+    """
     told_s, answered_s, back_s, new_s = [0.0], [0.0], [0.0], [0.0]
 
     def refused(client: httpx.Client, number: int) -> None:
@@ -172,7 +216,7 @@ def test_a_database_that_falls_silent_stops_admins_only_and_is_found_again(
     ):
         for _ in range(SILENCES):
             assert make_key(client).status_code == 201
-            served.falls_silent(way)
+            between.fall_silent()
             writes = [pool.submit(refused, client, number) for number in range(ADMINS)]
             told_s.append(until(lambda: "unreachable since" in str(trouble(client)), TOLD_S))
             for write in writes:
@@ -181,10 +225,10 @@ def test_a_database_that_falls_silent_stops_admins_only_and_is_found_again(
             start = time.monotonic()
             refused(client, 0)
             assert time.monotonic() - start < TOLD_S
-            key = elsewhere(served) if way == "network" else served.gateway.key
+            key = served.gateway.key if hangs else elsewhere(served)
             with served.gateway.client(key) as stranger:
-                assert infer(stranger).status_code == (401 if way == "network" else 200)
-                served.heals(way)
+                assert infer(stranger).status_code == (200 if hangs else 401)
+                between.heal()
                 back_s.append(until(lambda: trouble(client) is None, BACK_S))
                 new_s.append(
                     until(lambda stranger=stranger: infer(stranger).status_code == 200, 1 + SLACK_S)
@@ -194,11 +238,7 @@ def test_a_database_that_falls_silent_stops_admins_only_and_is_found_again(
     assert max(answered_s) < ANSWERED_S
     drilled(
         "D4",
-        {
-            "network": "packets to and from PostgreSQL swallowed, its connections dead for good",
-            "server": "PostgreSQL's processes stopped (SIGSTOP)",
-        }[way]
-        + f", timeout {TIMEOUT_S:g} s",
+        f"{what}, timeout {TIMEOUT_S:g} s",
         {
             "silences": SILENCES,
             "infer 200": len(asked.statuses),
@@ -213,15 +253,15 @@ def test_a_database_that_falls_silent_stops_admins_only_and_is_found_again(
     )
 
 
-def test_a_slow_network_slows_admins_only(served: Served) -> None:
+def test_a_slow_network_slows_admins_only(served: Served, between: Network) -> None:
     with served.gateway.client() as client, calling(served.gateway) as asked:
-        served.between.delay_s = DELAY_S
+        between.delay_s = DELAY_S
         start = time.monotonic()
         try:
             assert make_key(client).status_code == 201
             assert trouble(client) is None
         finally:
-            served.between.delay_s = 0.0
+            between.delay_s = 0.0
         took_s = time.monotonic() - start
     drilled(
         "D4",
@@ -241,7 +281,7 @@ def test_whoever_listens_or_holds_a_name_finds_a_silent_server_out(
 ) -> None:
     url = postgres.database()
     with network(postgres.socket) as between:
-        other, near = Database(url), Database(through(between, url), timeout_s=0.2)
+        other, near = Database(url), Database(at(f"127.0.0.1:{between.port}", url), timeout_s=0.2)
         assert near.claims.take("a") is not None
         listening = threading.Event()
 
