@@ -80,7 +80,7 @@ def nursery(log: Path, env: Mapping[str, str] | None = None) -> Iterator[Nursery
 
 def _main() -> None:
     import app.server
-    from app.settings import load
+    from app.settings import Options, load
 
     for line in sys.stdin:
         asked = json.loads(line)
@@ -88,7 +88,7 @@ def _main() -> None:
         if pid == 0:
             os.environ.update(asked["env"])
             settings, _ = load(None, {"data_dir": asked["data_dir"], "port": 0})
-            app.server.run(settings, (), _listening)
+            app.server.run(Options(settings), (), _listening)
             os._exit(0)
         os.waitpid(pid, 0)
         print(json.dumps({"gone": pid}), flush=True)
