@@ -21,9 +21,6 @@ PLAN = """
 name = "fp32"
 
 [[recipe]]
-name = "fp16"
-
-[[recipe]]
 name = "pruned"
 steps = [{ technique = "pruned", ratio = 0.5, round_to = 4, epochs = 1 }]
 
@@ -32,7 +29,7 @@ name = "pruned+int8"
 from = "pruned"
 steps = [{ technique = "int8" }]
 """
-NAMES = ("fp32", "fp16", "pruned", "pruned+int8")
+NAMES = ("fp32", "pruned", "pruned+int8")
 
 
 def _start(plan: Path, data: Path) -> "subprocess.Popen[str]":
