@@ -169,6 +169,7 @@ def recorded(
             careless = now()
             server.sql("ALTER SYSTEM SET fsync = off")
             server.sql("SELECT pg_reload_conf()")
+            time.sleep(0.3)  # until each of its processes knows
             made = world.done["key made"]
             until(lambda: world.done["key made"] > made + 3, 30)
             end = now()
