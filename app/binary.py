@@ -252,13 +252,15 @@ def _wanted(spec: ModelSpec, described: Mapping[str, Any]) -> Wanted:
 
 
 def _names(parts: list[dict[str, Any]], where: str) -> list[str]:
-    names = [part.get("name") for part in parts]
-    for index, name in enumerate(names):
+    names: dict[str, None] = {}
+    for index, part in enumerate(parts):
+        name = part.get("name")
         if not isinstance(name, str):
             raise Malformed(f"{where}[{index}] has no name", field=where)
-        if name in names[:index]:
+        if name in names:
             raise TensorMismatch(f"{where} has {name[:80]!r} twice", field=where)
-    return [str(name) for name in names]
+        names[name] = None
+    return list(names)
 
 
 def _flag(parameters: Mapping[str, Any], name: str) -> bool | None:

@@ -14,7 +14,7 @@ from router.rollout import PLAN, Plan
 from variants import tokenizer as tokenizers
 from variants.cost import Prices, usd_per_million
 from variants.data_folder import DataFolder
-from variants.errors import Invalid, NotFound, StorageBroken
+from variants.errors import Invalid, ModelNotFound, NotFound, StorageBroken
 from variants.lifecycle import CANDIDATES, State
 from variants.manifest import Manifest
 from variants.registry import ModelRecord, VariantRecord
@@ -110,7 +110,7 @@ class Catalog:
         try:
             return self.models[name]
         except KeyError:
-            raise NotFound(f"no model {name!r}") from None
+            raise ModelNotFound(name) from None
 
     def replace(self, model: ServedModel) -> "Catalog":
         """The same catalog with one model renewed."""

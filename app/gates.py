@@ -5,15 +5,15 @@ it; what came before is found to have passed, what comes after is not reached.
 """
 
 import asyncio
+import contextlib
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -29,6 +29,7 @@ from variants.errors import ArtifactRejected, GearshiftError, TrialFailed
 from variants.manifest import Artifact, Manifest, manifest_id
 from variants.measure import Effort
 from variants.registry import ModelRecord
+from variants.store import storage_errors
 from variants.trial import Request, Result
 
 Tell = Callable[[str, float], None]
@@ -75,7 +76,13 @@ class Gates:
         self._threads = threads
         self._options = options
         self._signing_key = signing_key
-        self._reference: tuple[tuple[str, str], IO[bytes]] | None = None
+        self._reference: tuple[tuple[str, str], Path] | None = None
+        self._kept = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Forget the reference's scores."""
+        self._reference = None
+        self._kept.close()
 
     async def admit(self, wanted: VariantIn) -> None:
         """What can be told at once.
@@ -189,11 +196,13 @@ class Gates:
                 raise ArtifactRejected(
                     "disagrees", f"the reference {reference.variant!r} cannot be scored: {error}"
                 ) from error
-            file = tempfile.NamedTemporaryFile(prefix="gearshift-scores-")  # noqa: SIM115  # kept
-            file.write(scores.astype("<f4").tobytes())
-            file.flush()
-            self._reference = (key, file)
-        return Path(self._reference[1].name)
+            self.close()
+            file, path = self._kept.enter_context(self._data.store.aside())
+            with storage_errors():
+                file.write(scores.astype("<f4").tobytes())
+                file.flush()
+            self._reference = (key, path)
+        return self._reference[1]
 
     def _agreement(self, reference: Manifest, wanted: VariantIn, found: Likeness) -> Finding:
         """Raises `ArtifactRejected` where it agrees too little."""

@@ -26,7 +26,7 @@ from app.schemas import decision_json
 from app.settings import Options, Settings
 from router.constraints import Constraints
 from router.narrow import narrow
-from variants.errors import NotFound
+from variants.errors import ModelNotFound
 from variants.runtimes import Tensor, Tensors
 from variants.spec import ModelSpec
 
@@ -206,7 +206,7 @@ class Inference:
 
     def _model(self, head: Head, name: str) -> ServedModel:
         if not head.caller.terms.allows(name):
-            raise NotFound(f"no model {name!r}")  # as if there were none
+            raise ModelNotFound(name)  # as if there were none
         return self.gateway.model(name)
 
     def answer(self, head: Head, call: Call, reply: Reply) -> tuple[bytes, bytes]:

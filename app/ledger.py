@@ -7,6 +7,7 @@ costs the key what it had left of its share, never the other way round.
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -59,7 +60,7 @@ class Ledger:
             for tenant in tenants:
                 if tenant.budget is not None:
                     tenant.budget.wake = self._woken.set
-            entries = [(t, entry) for t in tenants if (entry := _taken(t, last=last))]
+            entries = [(tenant, entry) for tenant in tenants for entry in _taken(tenant, last=last)]
             if not entries:
                 return
             try:
@@ -74,36 +75,34 @@ class Ledger:
                     tenant.budget.grant(usd, wish_usd=entry.wish_usd, day=entry.day)
 
 
-def _taken(tenant: Tenant, *, last: bool) -> Entry | None:
-    """What is to be booked for one key, taken out of its counters; None for nothing.
-
-    What is left of a day that is over is dropped: nobody can spend it any more.
-    """
+def _taken(tenant: Tenant, *, last: bool) -> Iterator[Entry]:
+    """What is to be booked for one key, taken out of its counters."""
     budget, day = tenant.budget, today()
-    requests, usd = tenant.requests, tenant.usd
-    back_usd = wish_usd = 0.0
+    wish_usd = per_day_usd = 0.0
     if budget is not None:
-        budget.begin(day)
         if last:
-            back_usd, budget.left_usd = budget.left_usd, 0.0
-        elif budget.low:
-            wish_usd = budget.wish_usd
-    if not (requests or back_usd or wish_usd):
-        return None
+            budget.close()
+        for old, left_usd in budget.over:
+            yield Entry(key=tenant.id, day=old, back_usd=left_usd)
+        budget.over = []
+        if not last and (budget.low or budget.day != day):
+            wish_usd, per_day_usd = budget.wish_usd(day), budget.per_day_usd
+    requests, usd = tenant.requests, tenant.usd
+    if not (requests or wish_usd):
+        return
     tenant.requests, tenant.usd = 0, 0.0
-    return Entry(
+    yield Entry(
         key=tenant.id,
         day=day,
         requests=requests,
         usd=usd,
-        back_usd=back_usd,
         wish_usd=wish_usd,
-        per_day_usd=0.0 if budget is None else budget.per_day_usd,
+        per_day_usd=per_day_usd,
     )
 
 
 def _undo(tenant: Tenant, entry: Entry) -> None:
     tenant.requests += entry.requests
     tenant.usd += entry.usd
-    if tenant.budget is not None and tenant.budget.day == entry.day:
-        tenant.budget.left_usd += entry.back_usd
+    if tenant.budget is not None and entry.back_usd:
+        tenant.budget.over.append((entry.day, entry.back_usd))

@@ -23,7 +23,7 @@ from app.switches import Switches
 from router.rollout import Plan
 from variants.data_folder import DataFolder
 from variants.errors import Conflict, GearshiftError, Invalid
-from variants.lifecycle import INTERRUPTED, State
+from variants.lifecycle import INTERRUPTED
 from variants.manifest import Manifest
 from variants.registry import VariantRecord
 
@@ -128,6 +128,7 @@ class Registration:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._gates.close()
 
     async def _check_names(self, model: str, wanted: VariantIn) -> None:
         names = await self._names(model)
@@ -178,7 +179,7 @@ class Registration:
     ) -> None:
         name = wanted.name
         await asyncio.to_thread(self._data.store.put_manifest, manifest)
-        await self._move(
+        await self._switches.move(
             model,
             name,
             "verified",
@@ -186,7 +187,7 @@ class Registration:
             "checked and loaded in a trial",
             evidence=checked.evidence("signing", "format", "structure", "signature", "load"),
         )
-        await self._move(
+        await self._switches.move(
             model,
             name,
             "profiled",
@@ -205,16 +206,18 @@ class Registration:
                 await self._switches.try_out(model, name, then, plan, actor)
                 return
         except Conflict as error:  # it is sound: only there is no room for it now
-            await self._move(model, name, "inactive", actor, f"not tried: {error}")
+            await self._switches.move(model, name, "inactive", actor, f"not tried: {error}")
         else:
-            await self._move(model, name, "inactive", actor, "waits for activation")
+            await self._switches.move(model, name, "inactive", actor, "waits for activation")
         await self._switches.show(model)
 
     async def _fail(
         self, model: str, variant: str, reason: str, evidence: Mapping[str, Any] | None = None
     ) -> None:
         try:
-            await self._move(model, variant, "failed", "gateway", reason, evidence=evidence)
+            await self._switches.move(
+                model, variant, "failed", "gateway", reason, evidence=evidence
+            )
             await self._switches.show(model)
         except Exception:  # the database is out of reach; the next start settles it
             log.exception("variant_not_settled", model=model, variant=variant)
@@ -224,25 +227,3 @@ class Registration:
         self._trial = process
         if self._stopped:
             process.kill()
-
-    async def _move(
-        self,
-        model: str,
-        variant: str,
-        state: State,
-        actor: str,
-        reason: str,
-        *,
-        manifest_id: str | None = None,
-        evidence: Mapping[str, Any] | None = None,
-    ) -> None:
-        await asyncio.to_thread(
-            self._data.registry.move,
-            model,
-            variant,
-            state,
-            actor=actor,
-            reason=reason,
-            manifest_id=manifest_id,
-            evidence=evidence,
-        )

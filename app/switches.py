@@ -9,6 +9,7 @@ import time
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import structlog
@@ -126,7 +127,7 @@ class Switches:
                 return
             with self._counted(model, "deactivated", start):
                 if record.state in CANDIDATES:
-                    await self._move(record, "inactive", actor, reason, evidence=evidence)
+                    await self._move_on(record, "inactive", actor, reason, evidence=evidence)
                     await self._publish(model)
                 else:
                     await self._drain(record, actor, force=force, reason=reason, evidence=evidence)
@@ -140,7 +141,7 @@ class Switches:
             await self.deactivate(model, variant, actor, force=force, reason="to be retired")
         async with self._changing:
             record = await self._record(model, variant)
-            await self._move(record, "retired", actor, "retired")
+            await self._move_on(record, "retired", actor, "retired")
             await self._publish(model)
 
     async def set_reference(self, model: str, variant: str, actor: str) -> None:
@@ -153,6 +154,13 @@ class Switches:
         """Do as the registry says now, whoever changed it."""
         async with self._changing:
             await self._publish(model)
+
+    async def move(
+        self, model: str, variant: str, state: State, actor: str, reason: str, **rest: Any
+    ) -> None:
+        """Record a step of a variant's life; the rest as `Registry.move` takes it."""
+        act = partial(self._data.registry.move, actor=actor, reason=reason, **rest)
+        await asyncio.to_thread(act, model, variant, state)
 
     async def stop(self) -> None:
         """Leave what is still being loaded or closed to the end of the workers."""
@@ -188,7 +196,7 @@ class Switches:
         if state != "shadow":
             await self._engine.load(self._engine.catalog.model(record.model), served)
         try:
-            await self._move(record, state, actor, reason, plan=plan, evidence=evidence)
+            await self._move_on(record, state, actor, reason, plan=plan, evidence=evidence)
         except BaseException:
             if not known:
                 await self._engine.pool.close(served.key)
@@ -211,9 +219,9 @@ class Switches:
                 raise Conflict(f"{variant!r} is {needed}: put another in its place first, or force")
             reason = f"{reason}, by force: it was {needed}"
         async with at_work(self._data.database.claims, model, variant):
-            await self._move(record, "draining", actor, reason, evidence=evidence)
+            await self._move_on(record, "draining", actor, reason, evidence=evidence)
             await self._engine.retire(served, variant)
-            await self._move(replace(record, state="draining"), "inactive", actor, "drained")
+            await self._move_on(replace(record, state="draining"), "inactive", actor, "drained")
         await self._publish(model)
 
     async def _needed(self, served: ServedModel, variant: str) -> str | None:
@@ -284,25 +292,9 @@ class Switches:
             if served.key not in self._engine.catalog.served():
                 await self._engine.forget(model, served)
 
-    async def _move(
-        self,
-        record: VariantRecord,
-        state: State,
-        actor: str,
-        reason: str,
-        *,
-        plan: str | None = None,
-        evidence: Evidence | None = None,
+    async def _move_on(
+        self, record: VariantRecord, state: State, actor: str, reason: str, **rest: Any
     ) -> None:
         """Move a variant on from where it was found."""
-        await asyncio.to_thread(
-            self._data.registry.move,
-            record.model,
-            record.name,
-            state,
-            actor=actor,
-            reason=reason,
-            plan=plan,
-            evidence=evidence,
-            only=record.state,
-        )
+        model, name = record.model, record.name
+        await self.move(model, name, state, actor, reason, only=record.state, **rest)

@@ -18,10 +18,11 @@ class Budget:
 
     Money is set aside in the database before it is spent (`app/ledger.py`), never the other way
     round: what is lost with a gateway was not spent. Used from the event loop only. `wake` has more
-    set aside soon.
+    set aside soon. A new day begins with the first dollars of it; what was left of the day before
+    is in `over`, to be given back, for the clock may be set back.
     """
 
-    __slots__ = ("day", "left_usd", "per_day_usd", "spent_out", "wake", "wanted_usd")
+    __slots__ = ("day", "left_usd", "over", "per_day_usd", "spent_out", "wake", "wanted_usd")
 
     def __init__(self, per_day_usd: float, day: date) -> None:
         self.per_day_usd = per_day_usd
@@ -30,6 +31,7 @@ class Budget:
         self.wanted_usd = 0.0
         self.spent_out = False
         self.wake: Callable[[], None] | None = None
+        self.over: list[tuple[date, float]] = []
 
     def hold(self, usd: float) -> "Bill":
         """Take it out until the bill is settled. Raises `BudgetSpent`."""
@@ -55,25 +57,28 @@ class Budget:
         """Whether more should be set aside."""
         return self.left_usd < max(self._share_usd / 2, self.wanted_usd)
 
-    @property
-    def wish_usd(self) -> float:
-        """How much more."""
-        return max(self._share_usd, self.wanted_usd) - self.left_usd
+    def wish_usd(self, day: date) -> float:
+        """How much more, on this day."""
+        left_usd = self.left_usd if day == self.day else 0.0
+        return max(self._share_usd, self.wanted_usd) - left_usd
 
     @property
     def _share_usd(self) -> float:
         return self.per_day_usd / SHARES
 
-    def begin(self, day: date) -> None:
-        """Count for this day from now on."""
-        if day != self.day:
-            self.day, self.left_usd, self.spent_out = day, 0.0, False
+    def close(self) -> None:
+        """Have what is left given back."""
+        if self.left_usd:
+            self.over.append((self.day, self.left_usd))
+        self.left_usd = 0.0
 
     def grant(self, usd: float, *, wish_usd: float, day: date) -> None:
-        """So much of what was wished for was set aside."""
-        if day == self.day:
-            self.left_usd += usd
-            self.spent_out = usd < wish_usd
+        """So much of what was wished for was set aside; on another day, count for that one."""
+        if day != self.day:
+            self.close()
+            self.day = day
+        self.left_usd += usd
+        self.spent_out = usd < wish_usd
         self.wanted_usd = 0.0
 
 

@@ -25,6 +25,20 @@ class NotFound(GearshiftError):
     """A model, variant, blob or key that does not exist."""
 
 
+class ModelNotFound(NotFound):
+    """There is no such model, or the caller must not know of it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no model {name!r}")
+
+
+class VariantNotFound(NotFound):
+    """There is no such variant, or the caller must not know of it."""
+
+    def __init__(self, model: str, name: str) -> None:
+        super().__init__(f"no variant {name!r} of model {model!r}")
+
+
 class Conflict(GearshiftError):
     """The name is taken by something else, or the present state does not allow the change."""
 

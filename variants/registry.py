@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from variants import audit, tables
 from variants.database import Database
-from variants.errors import Conflict, NotFound
+from variants.errors import Conflict, ModelNotFound, VariantNotFound
 from variants.lifecycle import CANDIDATES, State, check_transition
 from variants.spec import ModelSpec
 
@@ -106,7 +106,7 @@ class Registry:
         with self._database.read() as db:
             row = db.execute(select(tables.models).filter_by(name=name)).first()
         if row is None:
-            raise NotFound(f"no model {name!r}")
+            raise ModelNotFound(name)
         return _model(row)
 
     def set_reference(self, model: str, variant: str, *, actor: str) -> None:
@@ -269,7 +269,7 @@ def _now() -> datetime:
 def _one(db: Connection, model: str, name: str) -> Any:
     row = db.execute(select(tables.variants).filter_by(model=model, name=name)).first()
     if row is None:
-        raise NotFound(f"no variant {name!r} of model {model!r}")
+        raise VariantNotFound(model, name)
     return row
 
 

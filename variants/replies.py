@@ -5,26 +5,29 @@ encrypted with a secret that the caller sends and nobody stores, for it may hold
 Source: draft-ietf-httpapi-idempotency-key-header.
 """
 
-import hashlib
-import hmac
 import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from variants import tables
 from variants.database import Database
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 KEEP = timedelta(hours=24)
 LEASE = timedelta(seconds=30)
 """A request in flight that is not renewed for so long has died with its gateway."""
 
-NONCE_BYTES = 16
-MAC_BYTES = 32
+SCHEME = b"gcm1"
+"""Ahead of what this version has sealed; what another one has is as if it were not there."""
+
+NONCE_BYTES = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +60,12 @@ class Replies:
             row = db.execute(select(tables.replies).filter_by(id=id)).first()
             if row is not None and row.fingerprint != fingerprint:
                 return "other_request"
-            if row is None or (row.sealed is None and row.renewed_at < now - LEASE):
+            if row is None or _is_void(row, now):
                 _claim(db, id, fingerprint, now)
                 return "begun"
         if row.sealed is None:
             return "in_flight"
-        return _opened(row, secret) or "unreadable"
+        return _opened(row.sealed, secret) or "unreadable"
 
     def renew(self, id: str) -> None:
         """Say that the request is still in flight; to be called well within `LEASE`."""
@@ -82,6 +85,13 @@ class Replies:
             db.execute(delete(tables.replies).filter_by(id=id))
 
 
+def _is_void(row: Row[tuple[object, ...]], now: datetime) -> bool:
+    """Whether its gateway died over it, or sealed it in another way."""
+    if row.sealed is None:
+        return bool(row.renewed_at < now - LEASE)
+    return not row.sealed.startswith(SCHEME)
+
+
 def _claim(db: Connection, id: str, fingerprint: str, now: datetime) -> None:
     db.execute(delete(tables.replies).filter_by(id=id))
     db.execute(
@@ -94,20 +104,29 @@ def _claim(db: Connection, id: str, fingerprint: str, now: datetime) -> None:
 def _sealed(reply: Reply, secret: bytes) -> bytes:
     content = json.dumps([reply.status, dict(reply.headers), reply.body.decode("latin-1")])
     nonce = secrets.token_bytes(NONCE_BYTES)
-    hidden = nonce + _masked(content.encode(), nonce, secret)
-    return hmac.digest(secret, hidden, "sha256") + hidden
+    return SCHEME + nonce + _cipher(secret).encrypt(nonce, content.encode(), SCHEME)
 
 
-def _opened(row: Row[tuple[object, ...]], secret: bytes) -> Reply | None:
-    mac, hidden = row.sealed[:MAC_BYTES], row.sealed[MAC_BYTES:]
-    if not hmac.compare_digest(mac, hmac.digest(secret, hidden, "sha256")):
+def _opened(sealed: bytes, secret: bytes) -> Reply | None:
+    from cryptography.exceptions import InvalidTag
+
+    nonce, hidden = sealed[len(SCHEME) :][:NONCE_BYTES], sealed[len(SCHEME) + NONCE_BYTES :]
+    try:
+        content = _cipher(secret).decrypt(nonce, hidden, SCHEME)
+    except InvalidTag:
         return None
-    nonce, masked = hidden[:NONCE_BYTES], hidden[NONCE_BYTES:]
-    status, headers, body = json.loads(_masked(masked, nonce, secret))
+    status, headers, body = json.loads(content)
     return Reply(status=status, headers=headers, body=body.encode("latin-1"))
 
 
-def _masked(data: bytes, nonce: bytes, secret: bytes) -> bytes:
-    """The data under a stream of SHAKE256(secret ‖ nonce) (FIPS 202, an extendable output)."""
-    stream = hashlib.shake_256(secret + nonce).digest(len(data))
-    return bytes(a ^ b for a, b in zip(data, stream, strict=True))
+def _cipher(secret: bytes) -> "AESGCM":
+    """AES-256-GCM (NIST SP 800-38D) under a key made of the secret by HKDF (RFC 5869).
+
+    Imported here: gateways start without it, and few requests need it.
+    """
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"gearshift reply").derive(secret)
+    return AESGCM(key)

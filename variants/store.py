@@ -40,7 +40,7 @@ class Stored:
 
 
 class Incoming:
-    """A blob being written: `write` chunks, then `publish` under the digest that was promised."""
+    """A blob being written: `write` chunks, then `publish` under its digest."""
 
     def __init__(
         self, adopt: Callable[[BinaryIO, Path, str], None], file: BinaryIO, path: Path
@@ -58,17 +58,9 @@ class Incoming:
         self._hash.update(chunk)
         self.size_bytes += len(chunk)
 
-    def publish(self, expected_digest: str | None = None) -> str:
-        """Make the blob visible and return its digest.
-
-        Raises `Invalid` when it differs from `expected_digest`; nothing is kept then.
-        """
+    def publish(self) -> str:
+        """Make the blob visible and return its digest."""
         digest = self._hash.hexdigest()
-        if expected_digest is not None and digest != expected_digest:
-            raise Invalid(
-                f"the bytes have SHA-256 {digest}, but {expected_digest} was promised",
-                field="digest",
-            )
         self._adopt(self._file, self._path, digest)
         return digest
 
@@ -146,7 +138,7 @@ class Store:
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
         """A blob to write in chunks; it vanishes unless it is published."""
-        with self._aside() as (file, path):
+        with self.aside() as (file, path):
             yield Incoming(self.adopt, file, path)
 
     def adopt(self, file: BinaryIO | FileIO, path: Path, digest: str) -> None:
@@ -192,7 +184,7 @@ class Store:
 
     def put_manifest(self, manifest: Manifest) -> None:
         """Publish a manifest under its id, replacing older measurements of the same variant."""
-        with self._aside() as (file, path):
+        with self.aside() as (file, path):
             with storage_errors():
                 file.write(manifests.dumps(manifest))
             self._publish(file, path, _manifest_name(manifest.id))
@@ -217,7 +209,7 @@ class Store:
                 if not (self.root / name).exists():
                     raise
             else:
-                with self._aside() as (file, path):
+                with self.aside() as (file, path):
                     file.write(data)
                     _place(file, path, self.root / name)
                 return data
@@ -234,8 +226,11 @@ class Store:
                 path.unlink()
 
     @contextmanager
-    def _aside(self) -> Iterator[tuple[BinaryIO, Path]]:
-        """A file of its own, locked while it is written and gone afterwards."""
+    def aside(self) -> Iterator[tuple[BinaryIO, Path]]:
+        """A file of its own, locked while it is used and gone afterwards.
+
+        Where the process is killed, the next `sweep` takes it away.
+        """
         path = self.root / "incoming" / uuid4().hex
         try:
             with storage_errors():
@@ -251,7 +246,7 @@ class Store:
         return self.root / _blob_name(digest)
 
     def _fetch(self, remote: Remote, digest: str, target: Path) -> None:
-        with self._aside() as (file, path):
+        with self.aside() as (file, path):
             remote.fetch(_blob_name(digest), path)
             if (found := file_sha256(path)) != digest:
                 raise Invalid(f"blob {digest} is damaged: its bytes have SHA-256 {found}")

@@ -8,7 +8,7 @@ from app.routes.guarded import GuardedRoute
 from app.schemas import DecisionOut, DecisionRecordOut, RouteIn, decision_json
 from app.services import Parts, Who
 from router.narrow import narrow
-from variants.errors import NotFound
+from variants.errors import ModelNotFound
 
 router = APIRouter(prefix="/v1", tags=["decisions"], route_class=GuardedRoute)
 
@@ -18,7 +18,7 @@ async def route(wanted: RouteIn, request: Request, parts: Parts, who: Who) -> De
     """What `/infer` would decide now, with every candidate's estimate and every rejection."""
     asked = headers.parse(request.scope["headers"], max_latency_s=parts.settings.max_latency_s)
     if not who.terms.allows(wanted.model):
-        raise NotFound(f"no model {wanted.model!r}")
+        raise ModelNotFound(wanted.model)
     model = parts.gateway.model(wanted.model)
     if wanted.rows > model.spec.max_batch:
         raise TensorMismatch(f"rows is {wanted.rows}; at most {model.spec.max_batch}", field="rows")

@@ -14,7 +14,7 @@ from app.errors import WrongContentType
 from app.http_edge import header_values, read_body
 from app.preconditions import Handle
 from app.services import services
-from variants.errors import NotFound
+from variants.errors import ModelNotFound, VariantNotFound
 
 MAX_BYTES = 1 << 20
 """Largest JSON body of a control route."""
@@ -70,9 +70,9 @@ def _check_allowed(caller: Caller, named: Mapping[str, Any]) -> None:
     if model is None:
         return
     if not caller.terms.allows(model):
-        raise NotFound(f"no model {model!r}")
-    if not caller.terms.allows(model, variant):
-        raise NotFound(f"no variant {variant!r} of model {model!r}")
+        raise ModelNotFound(model)
+    if variant is not None and not caller.terms.allows(model, variant):
+        raise VariantNotFound(model, variant)
 
 
 async def _json(request: Request, timeout_s: float) -> bytes:

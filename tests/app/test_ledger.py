@@ -136,10 +136,20 @@ def test_a_bill_of_yesterday_does_not_touch_today() -> None:
     budget = Budget(1.0, yesterday)
     budget.grant(0.5, wish_usd=0.5, day=yesterday)
     bill = budget.hold(0.25)
-    budget.begin(today())
-    assert budget.left_usd == 0.0
+    budget.grant(0.125, wish_usd=0.125, day=today())
+    assert (budget.left_usd, budget.over) == (0.125, [(yesterday, 0.25)])
     bill.settle(0.1)
-    assert budget.left_usd == 0.0
+    assert budget.left_usd == 0.125
+
+
+def test_at_midnight_nobody_waits_for_the_new_days_dollars() -> None:
+    yesterday = today() - timedelta(days=1)
+    budget = Budget(1.0, yesterday)
+    budget.grant(0.25, wish_usd=0.25, day=yesterday)
+    wish_usd = budget.wish_usd(today())
+    budget.hold(0.1).settle(0.1)
+    budget.grant(wish_usd, wish_usd=wish_usd, day=today())
+    budget.hold(wish_usd).settle(0.0)
 
 
 def test_the_wall_clock_set_back_and_forth_spends_no_day_twice(
@@ -150,7 +160,7 @@ def test_the_wall_clock_set_back_and_forth_spends_no_day_twice(
     from app import ledger as module
 
     async def run() -> None:
-        for step in range(40):
+        for step in range(80):
             now = day + timedelta(days=step % 2)
             monkeypatch.setattr(module, "today", lambda now=now: now)
             for _ in range(5):
@@ -160,6 +170,7 @@ def test_the_wall_clock_set_back_and_forth_spends_no_day_twice(
     asyncio.run(run())
     assert len(paid) == 2
     assert all(usd <= PER_DAY_USD + 1e-9 for usd in paid.values())
+    assert all(usd >= PER_DAY_USD * 0.95 for usd in paid.values()), "each day can be spent whole"
 
 
 def test_what_cannot_be_booked_is_booked_later(data_folder: DataFolder, key: str) -> None:

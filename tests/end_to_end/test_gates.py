@@ -317,3 +317,24 @@ def test_where_signatures_are_asked_for_only_signed_artifacts_are_taken(tmp_path
         assert (detail["state"], gates_of(detail)["signing"]["outcome"]) == ("active", "passed")
     counts = {"refused": 5, "let in": 0, "of their own key taken": 1}
     drilled("U17", "unsigned, another key, another file, no signature at all, a torn one", counts)
+
+
+def test_the_references_scores_do_not_outlive_a_gateway_that_was_killed(tmp_path: Path) -> None:
+    key = make_data(tmp_path)
+    root = tmp_path / "data"
+    aside = root / "incoming"
+    artifact = like_the_reference(tmp_path / "next.onnx", noise=0.001)
+    with world.gateway(root, key, env=ENV) as gateway, gateway.client() as client:
+        client.timeout = httpx.Timeout(120)
+        body = {"name": "next", "artifact": {"digest": upload(client, artifact.read_bytes())}}
+        said = client.post(VARIANTS, params={"validate": "only"}, json=body)
+        assert said.json()["passed"], said.text
+        (scores,) = aside.iterdir()
+        with open_data_folder(root) as data:
+            data.store.sweep()
+        assert scores.exists(), "another process leaves it alone"
+        gateway.process.kill()
+        gateway.process.wait()
+    assert scores.exists()
+    with world.gateway(root, key, env=ENV):
+        assert list(aside.iterdir()) == []

@@ -69,3 +69,12 @@ def test_a_reply_is_stored_unreadably(replies: Replies, database: Database) -> N
     with database.write() as db:
         db.execute(update(tables.replies).values(sealed=sealed[:-1] + b"\0"))
     assert replies.begin("a", "f", SECRET) == "unreadable"
+
+
+def test_what_another_version_has_sealed_is_as_if_it_were_not_there(
+    replies: Replies, database: Database
+) -> None:
+    replies.begin("a", "f", SECRET)
+    with database.write() as db:
+        db.execute(update(tables.replies).values(sealed=b"sealed in another way"))
+    assert replies.begin("a", "f", SECRET) == "begun"
