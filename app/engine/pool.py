@@ -211,10 +211,13 @@ class Pool:
         if cause == "recycle":
             return
         log.warning("worker_lost", worker=slot.id, cause=cause, running=slot.running)
-        if worker.crashed or cause in BLAMED:
-            for key in {slot.running, worker.lost_loading}:
-                if key is not None:
-                    self._blame(key, cause)
+        if not worker.crashed and cause not in BLAMED:
+            return
+        match [key for key in (slot.running, worker.lost_loading) if key is not None]:
+            case [key]:
+                self._blame(key, cause)
+            case [_, _]:
+                slot.start_apart()
 
     def _blame(self, key: str, cause: str) -> None:
         """A variant broke its worker; on repetition it may not do so again until activated."""

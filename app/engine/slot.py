@@ -29,6 +29,10 @@ HOPELESS = 3
 RECYCLE_AGAIN_S = 2.0
 """Shortest time between two replacements of a worker that was not lost."""
 
+APART_S = 10.0
+"""So long may a start hold up work that is to tell what breaks as it opens from what breaks as it
+runs."""
+
 OVERDUE = 0.5
 """A start that takes longer than expected is expected to take this share of its time yet."""
 
@@ -64,11 +68,13 @@ class Slot:
         self._settled = False
         self._start_s = START_S
         self._failures = 0
+        self._apart_until_s = 0.0
 
     @property
     def idle(self) -> bool:
         """Whether it can take a batch now."""
-        return self.worker is not None and self.worker.alive and self.running is None
+        free = self.worker is not None and self.worker.alive and self.running is None
+        return free and (self._settled or time.monotonic() >= self._apart_until_s)
 
     @property
     def settled(self) -> bool:
@@ -106,6 +112,11 @@ class Slot:
         self.running = None
         self._free_at_s = 0.0
         self._swap()
+
+    def start_apart(self) -> None:
+        """Let the next worker open everything before it runs anything: of the last one nobody can
+        say which of the two broke it."""
+        self._apart_until_s = time.monotonic() + APART_S
 
     def recycle(self, cause: str) -> None:
         """Replace the worker by a fresh one that has opened everything, without a gap."""

@@ -56,6 +56,7 @@ def main() -> None:
                 Path(folder),
                 effort=Effort(seconds=0.5, samples=60),
                 rows=2000,
+                asked_rows=asked.rows,
             )
             _tell(served)
             results = {}

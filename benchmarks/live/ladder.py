@@ -31,11 +31,14 @@ class Served:
     ladder: Ladder
 
 
-def renewed(source: Path, model: str | None, root: Path, *, effort: Effort, rows: int) -> Served:
+def renewed(
+    source: Path, model: str | None, root: Path, *, effort: Effort, rows: int, asked_rows: int
+) -> Served:
     """The active variants of a model in `source` (its only one, if not named), anew in `root`.
 
     Accuracy is as it was measured; questions are the first `rows` of the model's stored rows.
-    Raises `Invalid` where there is no such model, no stored rows or fewer than two variants.
+    Raises `Invalid` where there is no such model, no stored rows, fewer than two variants, or no
+    measured run of `asked_rows`.
     """
     with open_data_folder(source) as given, open_data_folder(root) as made:
         names = [record.spec.name for record in given.registry.models()]
@@ -62,6 +65,10 @@ def renewed(source: Path, model: str | None, root: Path, *, effort: Effort, rows
             "live", frozenset(SCOPES), actor="live"
         )
     (ladder,) = data_folder.ladders(root)
+    measured = ladder.best.service
+    if asked_rows not in measured:
+        seen = ", ".join(map(str, sorted(measured)))
+        raise Invalid(f"rows is {asked_rows}; runs were measured of {seen}", field="rows")
     return Served(root=root, key=key, spec=record.spec, rows=held_out, ladder=ladder)
 
 

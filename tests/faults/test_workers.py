@@ -221,6 +221,22 @@ def test_a_variant_that_breaks_every_worker_that_loads_it_stops_no_other(ladder:
         assert infer(client, **pin("best")).status_code == 200
 
 
+def test_what_was_only_being_opened_is_not_blamed_for_what_ran(ladder: Ladder) -> None:
+    """The worker breaks as it runs one variant, each time while it is still opening another."""
+    with open_data_folder(ladder.root) as data:
+        ladders.publish_fake(data, "bad", fault="crash", fault_above=1000)
+        ladders.publish_fake(data, "sluggish", load_s=0.7)
+    with serving(ladder) as gateway, gateway.client() as client:
+        gateway.wait_ready()
+        asked = 0
+        while "variant_quarantined" not in "".join(gateway.log) and asked < 9:
+            assert infer(client, POISON, **pin("bad")).status_code == 502
+            asked += 1
+        assert asked >= 4  # at least one of them could not be put down to either
+        assert infer(client, **pin("bad")).json()["code"] == "no-healthy-variant"
+        assert infer(client, **pin("sluggish")).status_code == 200
+
+
 def test_workers_that_cannot_start_are_tried_ever_more_slowly(
     ladder: Ladder, tmp_path: Path
 ) -> None:
