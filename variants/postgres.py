@@ -6,6 +6,7 @@ first). Keepalives of both ends find a peer that is gone.
 """
 
 import math
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,7 @@ class Postgres:
         silence = self._silence
         if silence.silent and not silence.mine:
             raise psycopg.errors.ConnectionTimeout(SILENT)
+        begun_s = time.monotonic()
         try:
             return self._session.connect(
                 self._address(),
@@ -118,7 +120,7 @@ class Postgres:
                 **self._arguments,
             )
         except psycopg.errors.ConnectionTimeout:
-            silence.begin()
+            silence.begin(begun_s)
             raise
 
     async def notices(self) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ The server's own limits are of no use when its word does not arrive, and keepali
 a kernel whose programs have stopped. So each wait ends here too.
 """
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +17,26 @@ STEP_S = 0.1
 
 
 def bounded(
-    limit_s: float, on_silence: Callable[[], None]
+    limit_s: float, on_silence: Callable[[float], None]
 ) -> "tuple[type[psycopg.Connection[Any]], type[psycopg.AsyncConnection[Any]]]":
     """A kind of connection, and one for asyncio.
 
-    A wait of more than `limit_s` closes it, calls `on_silence` and raises
-    `psycopg.errors.ConnectionTimeout`. The timeout of `notifies` is no such wait.
+    A wait of more than `limit_s` closes it, calls `on_silence` with the moment that it began and
+    raises `psycopg.errors.ConnectionTimeout`. The timeout of `notifies` is no such wait.
     """
     from psycopg import AsyncConnection, Connection
     from psycopg.errors import ConnectionTimeout, _WaitTimeout
 
     class Session(Connection[Any]):
         def wait(self, gen: Any, interval: float = STEP_S, timeout: float | None = None) -> Any:
+            begun_s = time.monotonic()
             try:
                 return super().wait(gen, interval, limit_s if timeout is None else timeout)
             except _WaitTimeout:
                 if timeout is not None:
                     raise
                 self.close()
-                on_silence()
+                on_silence(begun_s)
                 raise ConnectionTimeout(SILENT) from None
 
     class AsyncSession(AsyncConnection[Any]):

@@ -5,6 +5,7 @@ gives up in the end; after that one at a time tries whether the server is back, 
 is told at once, so that nobody stands in a line of waits.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -25,16 +26,21 @@ class Silence:
         self._trying = threading.Lock()
         self._thread: int | None = None
         self._again_s = 0.0
+        self._answered_s = -math.inf
 
     @property
     def mine(self) -> bool:
         """Whether it is this thread that tries."""
         return self._thread == threading.get_ident()
 
-    def begin(self) -> None:
-        """An answer was waited for in vain."""
-        self.count += 1
-        self.silent = True
+    def begin(self, since_s: float) -> None:
+        """An answer was waited for in vain, since this moment of `time.monotonic()`.
+
+        Where another one has had an answer meanwhile, it was the connection that was dead.
+        """
+        if since_s >= self._answered_s:
+            self.count += 1
+            self.silent = True
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -44,13 +50,14 @@ class Silence:
         """
         if not self.silent:
             yield
+            self._answered_s = time.monotonic()
             return
         if time.monotonic() < self._again_s or not self._trying.acquire(blocking=False):
             raise RegistryUnavailable("the database does not answer")
         self._thread = threading.get_ident()
         try:
             yield
-            self.silent = False
+            self.silent, self._answered_s = False, time.monotonic()
         finally:
             self._thread = None
             self._again_s = time.monotonic() + PAUSE_S
