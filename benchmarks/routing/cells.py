@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """A policy in a cell: its scores in each window reported on, and how it was tuned.
+    """A policy in a cell: its scores in each draw of each window, and how it was tuned.
 
     `bounds` is the upper bound of each window; empty where it was not asked for.
     """
@@ -54,17 +54,18 @@ class Result:
     cell: Cell
     policy: str
     tunables: Mapping[str, Any]
-    windows: tuple[Scores, ...]
+    windows: tuple[tuple[Scores, ...], ...]
     bounds: tuple[float, ...]
 
     @property
     def effective(self) -> tuple[float, ...]:
-        """Effective accuracy in each window."""
-        return tuple(scores.effective_accuracy for scores in self.windows)
+        """Effective accuracy in each window, the mean of its draws."""
+        return tuple(_effective(draws) for draws in self.windows)
 
     def row(self) -> dict[str, Any]:
         """The result in JSON: means over the windows (sums of violations), the extremes, regret."""
-        cell, scores = self.cell, [asdict(each) for each in self.windows]
+        cell = self.cell
+        scores = [asdict(each) for draws in self.windows for each in draws]
         means = {name: fmean(each[name] for each in scores) for name in scores[0]}
         for name in ("floor_violations", "cost_violations"):
             means[name] = sum(each[name] for each in scores)
@@ -88,27 +89,23 @@ class Result:
 
 def run(cell: Cell) -> list[Result]:
     """Tune each policy on the training window, then play every later one."""
-    training = cell.arrivals(cell.windows.training, seed=0)
-    tests = [cell.arrivals(times, seed) for seed, times in enumerate(cell.windows.tests, start=1)]
+    training, *tests = _plays(cell)
     setting = Setting(
         ladder=cell.believed or cell.ladder,
         workers=cell.workers,
         max_batch=cell.rules.max_batch,
         deadlines_s=mix.deadlines_s(cell.ladder),
-        training=training,
+        training=training[0].arrivals,
     )
-    bounds = tuple(_bound(cell, arrivals) for arrivals in tests) if cell.bounded else ()
+    bounds = tuple(_bound(cell, plays) for plays in tests) if cell.bounded else ()
     results = []
     for name in cell.policies:
         baseline = baselines.find(name)
         grid = baseline.grid(setting)
         hindsight = getattr(baseline, "HINDSIGHT", False)
         if len(grid) > 1 and not hindsight:
-            grid = [_best(name, grid, setting, training, seed=0, rules=cell.rules)[0]]
-        found = [
-            _best(name, grid, setting, arrivals, seed=seed, rules=cell.rules)
-            for seed, arrivals in enumerate(tests, start=1)
-        ]
+            grid = [_best(name, grid, setting, training, rules=cell.rules)[0]]
+        found = [_best(name, grid, setting, plays, rules=cell.rules) for plays in tests]
         results.append(
             Result(
                 cell=cell,
@@ -121,13 +118,39 @@ def run(cell: Cell) -> list[Result]:
     return results
 
 
-def _bound(cell: Cell, arrivals: Sequence[Arrival]) -> float:
-    return bound.effective_accuracy(
-        cell.ladder,
-        arrivals,
-        workers=cell.workers,
-        max_batch=cell.rules.max_batch,
-        believed=cell.believed,
+class _Play(NamedTuple):
+    """One draw of a window: its requests, and the seed of its luck."""
+
+    seed: int
+    arrivals: Sequence[Arrival]
+
+
+def _plays(cell: Cell) -> list[list[_Play]]:
+    """The draws of the training window, then of each later one."""
+    every = (cell.windows.training, *cell.windows.tests)
+    return [
+        [
+            _Play(seed, cell.arrivals(times, seed))
+            for seed in range(number, cell.windows.draws * len(every), len(every))
+        ]
+        for number, times in enumerate(every)
+    ]
+
+
+def _effective(draws: Sequence[Scores]) -> float:
+    return fmean(scores.effective_accuracy for scores in draws)
+
+
+def _bound(cell: Cell, plays: Sequence[_Play]) -> float:
+    return fmean(
+        bound.effective_accuracy(
+            cell.ladder,
+            each.arrivals,
+            workers=cell.workers,
+            max_batch=cell.rules.max_batch,
+            believed=cell.believed,
+        )
+        for each in plays
     )
 
 
@@ -135,14 +158,19 @@ def _best(
     name: str,
     grid: Sequence[Mapping[str, Any]],
     setting: Setting,
-    arrivals: Sequence[Arrival],
+    plays: Sequence[_Play],
     *,
-    seed: int,
     rules: Rules,
-) -> tuple[Mapping[str, Any], Scores]:
-    """The tunables that do best on these arrivals, the first of equals, and their scores."""
+) -> tuple[Mapping[str, Any], tuple[Scores, ...]]:
+    """The tunables that do best in these draws, the first of equals, and their scores."""
     played = [
-        (tunables, play((name, tunables), setting, arrivals, seed=seed, rules=rules))
+        (
+            tunables,
+            tuple(
+                play((name, tunables), setting, arrivals, seed=seed, rules=rules)
+                for seed, arrivals in plays
+            ),
+        )
         for tunables in grid
     ]
-    return max(played, key=lambda each: each[1].effective_accuracy)
+    return max(played, key=lambda each: _effective(each[1]))

@@ -1,7 +1,7 @@
 """Windows of a trace: one to tune on, later ones to report on, each brought to a mean load."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,13 +20,15 @@ SHORTEST = 30
 class Windows:
     """Arrival times in seconds from each window's own start. `tests` follow `training` in time.
 
-    `cv2` is the squared coefficient of variation of the gaps over the windows reported on.
+    `cv2` is the squared coefficient of variation of the gaps over the windows reported on. Each
+    window is played `draws` times, with other requests and other luck.
     """
 
     name: str
     training: NDArray[np.float64]
     tests: tuple[NDArray[np.float64], ...]
     cv2: float
+    draws: int = 1
 
     @property
     def bursty(self) -> bool:
@@ -38,6 +40,8 @@ def of_trace(trace: Trace, *, most: int, arrivals: int) -> Windows:
     """The first fifth to tune on, and up to `most` disjoint windows of the rest.
 
     A window has at most `arrivals`; where the rest is longer, windows are spread over it evenly.
+    Where it is shorter than so many windows, each is drawn as often as it takes to play as many
+    requests: one that is late by chance must not be what tells policies apart.
     """
     n = len(trace.at_s)
     split = max(SHORTEST // 2, int(n * TRAINING_SHARE))
@@ -47,7 +51,8 @@ def of_trace(trace: Trace, *, most: int, arrivals: int) -> Windows:
         trace.at_s[start : min(stop, start + arrivals)] for start, stop in pairwise(starts)
     )
     training = trace.at_s[max(0, split - arrivals) : split]
-    return _windows(trace.name, training, tests)
+    found = _windows(trace.name, training, tests)
+    return replace(found, draws=max(1, most * arrivals // sum(map(len, found.tests))))
 
 
 def of_process(name: str, *, seeds: int, arrivals: int) -> Windows:
