@@ -169,7 +169,10 @@ def test_a_server_that_hangs_stops_admins_only(served: Served, postgres: servers
         def heal(self) -> None:
             postgres.signal_all(signal.SIGCONT)
 
-    fall_silent(served, "PostgreSQL's processes stopped (SIGSTOP)", Stopped(), hangs=True)
+    try:
+        fall_silent(served, "PostgreSQL's processes stopped (SIGSTOP)", Stopped(), hangs=True)
+    finally:
+        Stopped().heal()
 
 
 @pytest.mark.skipif(SILENCES == 1, reason="of the long form")
