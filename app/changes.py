@@ -109,7 +109,6 @@ class Changes:
             if self._marks.get(model) != mark:
                 await self._show(model)
         self._marks = marks
-        self._metrics.reloaded()
 
     async def _listen(self) -> None:
         """Be told by the server, where it can; looking every `POLL_S` goes on all the same."""

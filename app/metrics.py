@@ -298,8 +298,9 @@ class Metrics:
             "registry_seen_timestamp_seconds", "When the registry was last looked at."
         )
         self._reloaded = gauge(
-            "config_reload_success_timestamp_seconds", "When keys and models were last read anew."
+            "config_reload_success_timestamp_seconds", "When the options were last read."
         )
+        self._reloaded.set_to_current_time()
         self._registry_seconds = histogram(
             "registry_write_duration_seconds",
             "Transactions that write; other gateways look at those that `change`.",
@@ -472,7 +473,7 @@ class Metrics:
         self._dropped = dropped
 
     def reloaded(self) -> None:
-        """Keys and models have been read anew."""
+        """The options have been read anew."""
         self._reloaded.set_to_current_time()
 
     def loop_lag(self, seconds: float) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 import uvicorn
@@ -24,6 +25,9 @@ from variants.errors import Invalid
 log = structlog.get_logger()
 
 BACKLOG = 2048
+THREADS = 32
+"""For what waits on disk or database: admins who wait for one that is slow hold up nobody else."""
+
 ABANDON_S = 0.5
 """Between giving up what waits and what runs: for what is nearly done."""
 
@@ -101,6 +105,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Remember the loop: signals come in between."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(THREADS))
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -130,6 +135,7 @@ class _Server(uvicorn.Server):
             log.error("options_refused", error=str(error))
         else:
             logs.show_from(self._services.settings.log_level)
+            self._services.metrics.reloaded()
             log.info("options_reloaded", changed=found.changed, at_restart=found.at_restart)
         self._services.changes.look_anew()
 

@@ -19,7 +19,6 @@ from app.engine.limits import Limits
 from app.engine.overhead import Overhead
 from app.engine.pool import Pool
 from app.engine.process import Process
-from app.engine.quarantine import WORDS
 from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.residency import Offer
 from app.engine.slot import Slot
@@ -177,13 +176,9 @@ class Engine:
         found = []
         for name, served in model.variants.items():
             candidate = corrections[name].candidate(now)
-            blocked = served.key in self.pool.quarantine.keys
-            if blocked or served.key not in expected:
-                candidate = replace(
-                    candidate,
-                    resident=served.key in expected,
-                    blocked=WORDS if blocked else None,
-                )
+            blocked = self.pool.blocked(served.key)
+            if blocked is not None or served.key not in expected:
+                candidate = replace(candidate, resident=served.key in expected, blocked=blocked)
             found.append(candidate)
         return found
 

@@ -10,7 +10,7 @@ import structlog
 from app.catalog import ServedVariant
 from app.engine.limits import OPEN_FILES, Limits
 from app.engine.process import Process
-from app.engine.quarantine import Quarantine
+from app.engine.quarantine import WORDS, Quarantine
 from app.engine.residency import Offer, Residency
 from app.engine.slot import Slot
 from app.engine.worker import LoadFailed, Loading, LocalWorker
@@ -105,6 +105,14 @@ class Pool:
         """What can be run: now, soon, or once it is opened within the budget of memory."""
         openable = frozenset() if self.residency is None else self.residency.openable()
         return (self.expected() | openable) - self.quarantine.keys
+
+    def blocked(self, key: str) -> str | None:
+        """Why a variant cannot be run, in words; None where it can."""
+        if key in self.quarantine.keys:
+            return WORDS
+        if self.residency is not None and key in self.residency.too_large:
+            return "it alone takes more than memory_bytes"
+        return None
 
     def healthy(self, key: str) -> bool:
         """Whether it could be used: it is not quarantined, and some worker has it wherever one

@@ -59,8 +59,9 @@ class Offer:
 class Residency:
     """Demand, the plan made of it, and the loads and unloads that follow it.
 
-    `offer` tells what there is at this moment. `target` is what each worker should have open, and
-    `known` what it was planned for. Times come in as `now_s`, on one monotonic clock.
+    `offer` tells what there is at this moment. `target` is what each worker should have open,
+    `known` what it was planned for, and `too_large` what will not be opened, because it alone takes
+    more than the budget. Times come in as `now_s`, on one monotonic clock.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Residency:
     ) -> None:
         self.target: Placement = (frozenset(),) * len(slots)
         self.known: frozenset[str] = frozenset()
+        self.too_large: frozenset[str] = frozenset()
         self._budget_bytes = budget_bytes
         self._slots = slots
         self._offer = offer
@@ -98,7 +100,7 @@ class Residency:
 
     def openable(self) -> frozenset[str]:
         """What is open, or could be opened for who asks for it."""
-        return self.known - self._failed.keys()
+        return self.known - self._failed.keys() - self.too_large
 
     def spare(self) -> frozenset[str]:
         """What is open nowhere because it is not worth it."""
@@ -148,6 +150,8 @@ class Residency:
             budget_bytes=self._budget_bytes,
             required=sorted(self._required, key=lambda key: (-self._required[key], key)),
         )
+        closed = self.known - here - frozenset().union(*self.target)
+        self.too_large = frozenset(k for k in closed if items[k].size_bytes > self._budget_bytes)
 
     async def _move(self) -> bool:
         """Whether one load or unload towards the target was made."""

@@ -143,6 +143,26 @@ def test_loading_holds_up_nobody_and_constant_demand_changes_nothing(
     assert sorted(reply.seconds for reply in replies)[int(0.95 * len(replies))] < LOAD_S
 
 
+def test_what_alone_takes_more_than_the_budget_is_refused_at_once(
+    built_ladder: Ladder, tmp_path: Path
+) -> None:
+    ladder = built_ladder.copy(tmp_path / "data")
+    budget = 64 << 20
+    with open_data_folder(ladder.root) as data:
+        ladders.publish_fake(data, "huge", memory_bytes=budget + 1)
+    env = {**ladders.ENV, "GEARSHIFT_MEMORY_BYTES": str(budget)}
+    with (
+        world.gateway(ladder.root, ladder.key, "--workers", "1", env=env) as gateway,
+        gateway.client() as client,
+    ):
+        start = time.monotonic()
+        refused = ask(client, "huge", infer_max_latency_ms="20000", infer_explain="?1")
+        assert time.monotonic() - start < 5.0
+        assert (refused.status_code, refused.json()["code"]) == (503, "no-healthy-variant")
+        assert "memory_bytes" in refused.text
+        assert ask(client, "best").status_code == 200
+
+
 def test_a_variant_that_could_be_opened_counts_as_able_to_serve(
     built_ladder: Ladder, tmp_path: Path
 ) -> None:
