@@ -28,6 +28,10 @@ BACKLOG = 2048
 THREADS = 32
 """For what waits on disk or database: admins who wait for one that is slow hold up nobody else."""
 
+LOCK_S = 0.0005
+"""At each system call of a request the event loop may wait so long for the interpreter's lock while a
+thread computes; by default it is 5 ms."""
+
 ABANDON_S = 0.5
 """Between giving up what waits and what runs: for what is nearly done."""
 
@@ -41,6 +45,7 @@ def run(
     connections are taken. Raises `Invalid` when the address cannot be bound.
     """
     settings = options.now
+    sys.setswitchinterval(LOCK_S)
     lines = logs.configure(settings.log_level)
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stderr(lines))
