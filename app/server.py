@@ -29,8 +29,8 @@ THREADS = 32
 """For what waits on disk or database: admins who wait for one that is slow hold up nobody else."""
 
 LOCK_S = 0.0005
-"""At each system call of a request the event loop may wait so long for the interpreter's lock while a
-thread computes; by default it is 5 ms."""
+"""The event loop waits so long at most for the interpreter's lock while a thread computes, at each
+system call of a request; by default it is 5 ms."""
 
 ABANDON_S = 0.5
 """Between giving up what waits and what runs: for what is nearly done."""
