@@ -152,6 +152,7 @@ def test_a_hangup_reads_the_settings_file_anew(ladder: Ladder, tmp_path: Path) -
 
         reload("max_body_bytes = 500\nlog_level = 'error'\n")
         until(lambda: status() == 413)
+        until(lambda: sum('"reloads"' in line for line in gateway.log) == 5)
         lines = len(gateway.log)
         reload("max_body_bytes = 100000\nlog_level = 'error'\n")
         until(lambda: status() == 200)
