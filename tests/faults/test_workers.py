@@ -164,6 +164,7 @@ def test_a_variant_that_breaks_its_worker_is_quarantined_and_costs_no_other(
     assert infer(client, **pin("fragile")).status_code == 200
     before = lost(client, "crash")
     for count in (1, 2, 3):
+        shared.wait_ready()  # while it opens others, nobody could say which of them broke it
         broken = infer(client, POISON, **pin("fragile"))
         assert (broken.status_code, broken.json()["code"]) == (502, "worker-lost")
         assert infer(client, POISON, **pin("fast")).status_code == 200
