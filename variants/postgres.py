@@ -70,8 +70,8 @@ class Postgres:
             "tcp_keepalives_count": limit_s,
         }
         self._arguments: dict[str, Any] = {
-            "tcp_user_timeout": 2
-            * math.ceil((timeout_s + MARGIN_S) * 1000),  # the wait ends before
+            # The wait for an answer ends before.
+            "tcp_user_timeout": 2 * math.ceil((timeout_s + MARGIN_S) * 1000),
             "keepalives_idle": limit_s,
             "keepalives_interval": 1,
             "keepalives_count": limit_s,

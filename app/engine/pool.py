@@ -160,11 +160,11 @@ class Pool:
                 await self.slots[0].load(loading)
                 rest = self.slots[1:] if self.residency is None else ()
                 await asyncio.gather(*(slot.load(loading) for slot in rest))
-                while not self.copies(key) or key in quarantined:
-                    if key in quarantined:
-                        raise LoadFailed("it breaks the workers that load it")
+                while key not in quarantined and not self.copies(key):
                     self._changed.clear()
                     await self._changed.wait()
+                if key in quarantined:
+                    raise LoadFailed("it breaks the workers that load it")
         except (LoadFailed, TimeoutError) as error:
             if was_quarantined:
                 quarantined.add(key)
@@ -229,8 +229,7 @@ class Pool:
 
     def _blame(self, key: str, cause: str) -> None:
         """A variant broke its worker; on repetition it may not do so again until activated."""
-        was = key in self.quarantine.keys
-        if self.quarantine.broke(key, time.monotonic()) and not was:
+        if self.quarantine.broke(key, time.monotonic()):
             log.error("variant_quarantined", key=key)
             self._changed.set()
             self._on_quarantined(key, cause)

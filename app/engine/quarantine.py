@@ -15,12 +15,13 @@ class Quarantine:
         self._breaks: dict[str, deque[float]] = {}
 
     def broke(self, key: str, now_s: float) -> bool:
-        """Count a worker broken by this variant; whether it is in quarantine after that."""
+        """Count a worker broken by this variant; whether that has put it in quarantine."""
         breaks = self._breaks.setdefault(key, deque(maxlen=BREAKS))
         breaks.append(now_s)
-        if len(breaks) == BREAKS and now_s - breaks[0] <= WINDOW_S:
-            self.keys.add(key)
-        return key in self.keys
+        if key in self.keys or len(breaks) < BREAKS or now_s - breaks[0] > WINDOW_S:
+            return False
+        self.keys.add(key)
+        return True
 
     def forgive(self, key: str) -> None:
         """It works: what it broke before counts no more."""

@@ -150,8 +150,9 @@ class Residency:
             budget_bytes=self._budget_bytes,
             required=sorted(self._required, key=lambda key: (-self._required[key], key)),
         )
-        closed = self.known - here - frozenset().union(*self.target)
-        self.too_large = frozenset(k for k in closed if items[k].size_bytes > self._budget_bytes)
+        self.too_large = frozenset(
+            key for key in self.spare() if items[key].size_bytes > self._budget_bytes
+        )
 
     async def _move(self) -> bool:
         """Whether one load or unload towards the target was made."""
