@@ -6,7 +6,7 @@ itself, each takes a worker `handover_s` for its data to come and go.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from router.candidate import Candidate
@@ -78,6 +78,7 @@ class Outlook:
         self._utilities: dict[Objective, Mapping[str, float]] = {}
         self._paying: dict[tuple[str, int], tuple[int, ...]] = {}
         self._runs: dict[tuple[str, int], Quantiles] = {}
+        self._larger: dict[tuple[str, int], bool] = {}
         self.last_level = self.last_tight = 0
         """Where the last searches for a price ended: where the next ones begin."""
 
@@ -156,6 +157,20 @@ class Outlook:
                 self.candidates[variant], max_batch, self._handover_s
             )
         return sizes
+
+    def grows(self, kinds: Iterable[Kind], rows: int) -> bool:
+        """Whether so many rows would cost clearly less each in a larger run, the handover left out,
+        on a variant that is eligible for one of these kinds."""
+        return any(self._grows(name, rows) for kind in kinds for name in kind.eligible)
+
+    def _grows(self, variant: str, rows: int) -> bool:
+        key = (variant, rows)
+        found = self._larger.get(key)
+        if found is None:
+            candidate = self.candidates.get(variant)
+            found = candidate is not None and bool(_paying_sizes(candidate, 1 << 30, 0.0, rows))
+            self._larger[key] = found
+        return found
 
     def joining_s(self, variant: str, rows: int, depth: int) -> float:
         """Worker time (mean) by which so many rows prolong a run of up to `depth` rows."""
@@ -254,14 +269,17 @@ class GearsByKind(dict[Kind, Gears]):
         return Gears(outlook.prices, busy_s, tail_s, worth)
 
 
-def _paying_sizes(candidate: Candidate, max_batch: int, handover_s: float) -> tuple[int, ...]:
+def _paying_sizes(
+    candidate: Candidate, max_batch: int, handover_s: float, rows: int = 1
+) -> tuple[int, ...]:
+    """Measured sizes above `rows` and up to `max_batch` that clearly cost less per row than it."""
     service = candidate.service
     if not service:
         return ()
-    smallest = min(service)
-    single_s = (service[smallest].mean + handover_s) / smallest
+    least = max((size for size in service if size <= rows), default=min(service))
+    single_s = (service[least].mean + handover_s) / least
     return tuple(
         size
         for size in sorted(service)
-        if size <= max_batch and (service[size].mean + handover_s) / size < PAYS * single_s
+        if least < size <= max_batch and (service[size].mean + handover_s) / size < PAYS * single_s
     )

@@ -40,6 +40,11 @@ class Waiting:
         return id in self._by_id
 
     @property
+    def rows(self) -> int:
+        """Rows of all requests together."""
+        return sum([kind.rows * count for kind, count in self.counts.items()])
+
+    @property
     def by_deadline(self) -> bool:
         """Whether `deadlines_s` rises, as it does where all are equally urgent."""
         return self._order is queue_order and len(self._urgencies) <= 1

@@ -12,6 +12,7 @@ Each has weights of its own, so `outputs(name, x)` is known. Built once a sessio
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,9 +76,13 @@ def publish_fake(
     promised_s: float | None = None,
     state: State = "active",
     evaluation: Evaluation | None = None,
+    sizes: Sequence[int] = BATCHES,
     **plan: Any,
 ) -> Manifest:
-    """A variant of the fake runtime with made-up measurements, past all trials."""
+    """A variant of the fake runtime with made-up measurements, past all trials.
+
+    Of the measured `sizes` each takes as long as the others, so the largest pays best.
+    """
     content = {"outputs": {"logits": [models.CLASSES]}, "service_s": service_s, **plan}
     service_s = service_s if promised_s is None else promised_s
     digest = data.store.put_bytes(json.dumps({**content, "name": name}).encode())
@@ -104,7 +109,7 @@ def publish_fake(
                 device="cpu",
                 host="test",
                 threads=1,
-                latency_s=dict.fromkeys(BATCHES, quantiles),
+                latency_s=dict.fromkeys(sizes, quantiles),
                 throughput_per_s=1 / service_s,
                 memory_bytes=memory_bytes,
                 load_s=0.01,

@@ -74,7 +74,7 @@ def check_outputs(batch: Batch, worker: LocalWorker, result: RunResult) -> None:
         found = result.outputs.get(output.name)
         if found is None or found.shape != shape or found.dtype != output.dtype:
             seen = "missing" if found is None else f"{found.dtype.name}{list(found.shape)}"
-            worker.kill("garbage")
+            worker.kill("garbage", batch.served.key)
             raise RunFailed(
                 f"output {output.name!r} is {seen}; the model promises {output.dtype}{list(shape)}"
             )

@@ -22,7 +22,6 @@ from app.engine.process import Process
 from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.residency import Offer
 from app.engine.slot import Slot
-from app.engine.watchdog import Watchdog
 from app.engine.worker import LoadFailed, LocalWorker, RunFailed, WorkerLost
 from app.metrics import Metrics
 from router.candidate import Candidate
@@ -47,6 +46,10 @@ SCARCE_RATIO = 0.5
 BODY_RATIO = 0.25
 """Once less than half of the queues' bytes are free, a body may take a quarter of what is left: so
 large ones are refused first."""
+
+AHEAD_S = 0.001
+"""Beside the time to hand a batch over, the next one is sent so much before a worker is free: the
+event loop's timers have this grain."""
 
 RETRIED = frozenset({"crash", "exit"})
 """Causes after which a batch is run once more, unless the variant may have brought it about."""
@@ -440,29 +443,49 @@ class Engine:
     # Dispatch
 
     def _pump(self) -> None:
-        """Give every idle worker a batch while there is one that it can run."""
+        """Give every idle worker a batch while there is one that it can run, and the next one to
+        those that are about to be free, so that it is there by then."""
         self._pumping = False
         for slot in self.pool.slots:
             if slot.idle:
                 self._feed(slot)
+        ahead_s = self._ahead_s
+        for slot in self.pool.slots:
+            if slot.nearly_free(ahead_s):
+                self._feed(slot, ahead=True)
 
-    def _feed(self, slot: Slot) -> None:
+    @property
+    def _ahead_s(self) -> float:
+        return self._handover.value_s + AHEAD_S
+
+    def _foresee(self, slot: Slot) -> None:
+        """Look again when a worker is about to be free."""
+        now = time.monotonic()
+        wait_s = slot.free_at_s(now) - now - self._ahead_s
+        if wait_s > 0.0:
+            asyncio.get_running_loop().call_later(wait_s, self._pump)
+
+    def _feed(self, slot: Slot, *, ahead: bool = False) -> None:
         for state in self._in_turn():
             now = time.monotonic()
             here = self._view(slot, state, slot.loaded)
+            outlook = state.outlook(
+                here.loaded, self.pool.quarantine.keys, now, self._handover.value_s
+            )
+            waiting = state.waiting
+            if ahead and outlook.grows(waiting.counts, min(waiting.rows, state.max_batch)):
+                return  # what comes meanwhile may share the run
             outcome = dispatch(
                 self._policy,
-                queue=state.waiting,
-                outlook=state.outlook(
-                    here.loaded, self.pool.quarantine.keys, now, self._handover.value_s
-                ),
+                queue=waiting,
+                outlook=outlook,
                 others=[self._view(s, state, s.expected) for s in self.pool.slots if s is not slot],
-                now_s=now,
+                now_s=max(now, here.free_at_s),
                 overhead_s=self._handover.value_s,
                 max_batch=min(state.max_batch, self._fair_rows(state)),
                 forecast=state.forecast,
             )
-            for id in outcome.drop:
+            for id in () if ahead else outcome.drop:
                 fail(state.take(id), DeadlinePassed())
             if outcome.choice is not None:
                 entries = [state.take(id) for id in outcome.choice.requests]
@@ -507,7 +530,12 @@ class Engine:
         now = time.monotonic()
         candidate = correction.candidate(now)
         expected_s = candidate.service_s(rows, 50) if candidate.service else 0.1
-        slot.begin(served.key, expected_s + self._handover.value_s)
+        limit_s = max(self._hang_s, HANG_FACTOR * expected_s)
+        if slot.idle:
+            slot.begin(expected_s + self._handover.value_s, limit_s)
+            self._foresee(slot)
+        else:
+            slot.begin(expected_s, limit_s)
         others = self._competing() if len(self._models) > 1 else ()
         self._shares.begin(state.spec.name, expected_s, others)
         batch = Batch(
@@ -518,17 +546,17 @@ class Engine:
             rows=rows,
             expected_s=expected_s,
         )
-        limit_s = max(self._hang_s, HANG_FACTOR * expected_s)
-        task = asyncio.create_task(self._run(slot, slot.worker, batch, limit_s))
+        task = asyncio.create_task(self._run(slot, slot.worker, batch))
         self._batches[task] = batch
         task.add_done_callback(self._batches.pop)
 
-    async def _run(self, slot: Slot, worker: LocalWorker, batch: Batch, limit_s: float) -> None:
+    async def _run(self, slot: Slot, worker: LocalWorker, batch: Batch) -> None:
         begun = time.monotonic()
-        watchdog = Watchdog(worker, limit_s)
         try:
             result = await worker.run(batch.served.key, stack(batch.entries))
-            self._handover.observe(max(0.0, time.monotonic() - begun - result.run_s))
+            now = time.monotonic()
+            begun = max(begun, min(slot.released_s, now - result.run_s))
+            self._handover.observe(now - begun - result.run_s)
             check_outputs(batch, worker, result)
             ratio = batch.correction.observe(batch.rows, result.run_s, time.monotonic())
             self._metrics.batch(
@@ -542,27 +570,31 @@ class Engine:
                 if not self._retry(entry, batch, worker, error):
                     fail(entry, error)
         finally:
-            watchdog.cancel()
             self._shares.correct(batch.spec.name, time.monotonic() - begun - batch.expected_s)
             if worker.alive:
                 slot.release()
+                if not slot.idle:
+                    self._foresee(slot)
                 self._pump()
 
     def _retry(self, entry: Entry, batch: Batch, worker: LocalWorker, error: Exception) -> bool:
-        """Queue a request once more whose worker was killed from outside.
+        """Queue a request once more whose worker was killed from outside, or had not begun it.
 
         Asking twice does no harm. What may itself have broken the worker is not given another.
         """
-        if not isinstance(error, WorkerLost) or error.cause not in RETRIED or worker.crashed:
+        if not isinstance(error, WorkerLost) or entry.future.done() or self._closed:
             return False
-        gone = entry.future.done() or time.monotonic() >= entry.queued.deadline_s
-        if entry.retried or gone or self._closed:
+        if error.begun:
+            if error.cause not in RETRIED or worker.crashed or entry.retried:
+                return False
+            entry.retried = True
+        if time.monotonic() >= entry.queued.deadline_s:
             return False
-        entry.retried = True
         self._models[batch.spec.name].hold(entry)
         if entry.queued.drop_late:
             self._expiry.by(entry.queued.deadline_s)
-        self._metrics.retried(batch.served.manifest)
+        if error.begun:
+            self._metrics.retried(batch.served.manifest)
         return True
 
     def _expire(self, now_s: float) -> float:

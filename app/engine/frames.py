@@ -51,7 +51,7 @@ def sizes(prefix: bytes) -> tuple[int, int]:
     return _limited(*PREFIX.unpack(prefix))
 
 
-def unpack(header: bytes, payload: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def unpack(header: bytes, payload: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors (views into `payload`). Raises `BadFrame` where they disagree."""
     tensors: dict[str, Tensor] = {}
     offset = 0

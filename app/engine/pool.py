@@ -218,10 +218,10 @@ class Pool:
         self._metrics.worker_lost(slot.id, cause)
         if cause == "recycle":
             return
-        log.warning("worker_lost", worker=slot.id, cause=cause, running=slot.running)
+        log.warning("worker_lost", worker=slot.id, cause=cause, running=worker.lost_running)
         if not worker.crashed and cause not in BLAMED:
             return
-        match [key for key in (slot.running, worker.lost_loading) if key is not None]:
+        match [key for key in (worker.lost_running, worker.lost_loading) if key is not None]:
             case [key]:
                 self._blame(key, cause)
             case [_, _]:

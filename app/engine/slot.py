@@ -7,12 +7,14 @@ everything beside it, and takes its place between two batches.
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from app.engine.limits import Limits
 from app.engine.process import Process, spawn
+from app.engine.watchdog import Watchdog
 from app.engine.worker import LoadFailed, Loading, LocalWorker, WorkerLost
 
 log = structlog.get_logger()
@@ -54,7 +56,10 @@ class Slot:
         self.id = id
         self.limits = limits or Limits()
         self.worker: LocalWorker | None = None
-        self.running: str | None = None
+        self.released_s = 0.0
+        """When it was last done with a batch."""
+        self._in_hand: deque[tuple[float, float]] = deque()
+        self._watchdog: Watchdog | None = None
         self._free_at_s = 0.0
         self._begun_s: float | None = None
         self._successor: LocalWorker | None = None
@@ -73,8 +78,24 @@ class Slot:
     @property
     def idle(self) -> bool:
         """Whether it can take a batch now."""
-        free = self.worker is not None and self.worker.alive and self.running is None
-        return free and (self._settled or time.monotonic() >= self._apart_until_s)
+        return not self._in_hand and self._able
+
+    @property
+    def in_hand(self) -> int:
+        """Batches that its worker runs or is to run next."""
+        return len(self._in_hand)
+
+    def nearly_free(self, ahead_s: float) -> bool:
+        """Whether it will be done within `ahead_s` with the one batch that it has, as expected, so
+        that the next one may be on its way."""
+        if len(self._in_hand) != 1 or self._successor_ready or not self._able:
+            return False
+        return 0.0 <= self._free_at_s - time.monotonic() <= ahead_s
+
+    @property
+    def _able(self) -> bool:
+        alive = self.worker is not None and self.worker.alive
+        return alive and (self._settled or time.monotonic() >= self._apart_until_s)
 
     @property
     def settled(self) -> bool:
@@ -102,16 +123,31 @@ class Slot:
             return self._free_at_s
         return max(self._free_at_s, now_s + OVERDUE * (now_s - self._begun_s))
 
-    def begin(self, key: str, expected_s: float) -> None:
-        """Be busy with a batch on this variant for about so long."""
-        self.running = key
-        self._free_at_s = time.monotonic() + expected_s
+    def begin(self, expected_s: float, limit_s: float) -> None:
+        """Have a batch in hand that takes about so long, and `limit_s` at most, after those that
+        are in hand already."""
+        self._in_hand.append((expected_s, limit_s))
+        if len(self._in_hand) == 1:
+            self._watch()
+        else:
+            self._free_at_s += expected_s
 
     def release(self) -> None:
-        """Be free again; where a successor stands ready, it takes the worker's place."""
-        self.running = None
-        self._free_at_s = 0.0
+        """Be done with the first batch in hand; where that was the last one and a successor stands
+        ready, it takes the worker's place."""
+        self._in_hand.popleft()
+        self.released_s = time.monotonic()
+        self._watch()
         self._swap()
+
+    def _watch(self) -> None:
+        """Time the batch that now runs, if any."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog, self._free_at_s = None, 0.0
+        if self._in_hand and self.worker is not None:
+            self._watchdog = Watchdog(self.worker, self._in_hand[0][1])
+            self._free_at_s = time.monotonic() + sum(expected_s for expected_s, _ in self._in_hand)
 
     def start_apart(self) -> None:
         """Let the next worker open everything before it runs anything: of the last one nobody can
@@ -222,7 +258,8 @@ class Slot:
         self._settled = False
         self.worker = None
         self._on_lost(self, worker, cause)
-        self.running = None
+        self._in_hand.clear()
+        self._watch()
 
     async def _succeed(self, worker: LocalWorker, cause: str) -> None:
         """Start a successor beside the worker, have it open the same, and let it take over."""
@@ -250,7 +287,7 @@ class Slot:
 
     def _swap(self) -> None:
         """Let the successor take over, if one is ready and no batch is running."""
-        if not self._successor_ready or self.running is not None or not self.settled:
+        if not self._successor_ready or self._in_hand or not self.settled:
             return
         worker, self.worker = self.worker, self._successor
         self._successor, self._successor_ready = None, False

@@ -33,11 +33,15 @@ def kernel_kills() -> int:
 
 
 class WorkerLost(Exception):
-    """The worker died or was killed while it held the call; `cause` is a word for the metrics."""
+    """The worker died or was killed while it held the call; `cause` is a word for the metrics.
 
-    def __init__(self, cause: str) -> None:
+    `begun` tells whether it may have begun with it.
+    """
+
+    def __init__(self, cause: str, *, begun: bool = True) -> None:
         super().__init__(f"the worker was lost ({cause})")
         self.cause = cause
+        self.begun = begun
 
 
 class RunFailed(Exception):
@@ -90,11 +94,17 @@ class Worker(Protocol):
         ...
 
     async def run(self, key: str, inputs: Tensors) -> RunResult:
-        """Run one batch. Raises `RunFailed` or `WorkerLost`."""
+        """Run one batch, after those that it was given before.
+
+        Raises `RunFailed` or `WorkerLost`.
+        """
         ...
 
-    def kill(self, cause: str) -> None:
-        """End it at once; everything that waits on it gets `WorkerLost` with this cause."""
+    def kill(self, cause: str, key: str | None = None) -> None:
+        """End it at once; everything that waits on it gets `WorkerLost` with this cause.
+
+        `key` is the variant to blame, where that is not the one that it runs.
+        """
         ...
 
 
@@ -113,6 +123,7 @@ class LocalWorker(asyncio.Protocol):
         self._kernel_kills = kernel_kills()
         self._buffer = bytearray()
         self._calls: dict[int, asyncio.Future[_Reply]] = {}
+        self._runs: dict[int, str] = {}
         self._loading: list[str] = []
         self._loaded: frozenset[str] = frozenset()
         self._next_id = 0
@@ -121,6 +132,9 @@ class LocalWorker(asyncio.Protocol):
         self.crashed = False
         self.lost_loading: str | None = None
         """The key that it was opening when it was lost: they are opened one at a time, in order."""
+        self.lost_running: str | None = None
+        """The key that it was running then: batches run one at a time, in order, too."""
+        self._lost_run: int | None = None
         self._gone = asyncio.Event()
 
     @classmethod
@@ -178,13 +192,13 @@ class LocalWorker(asyncio.Protocol):
         reply, outputs = await self._call({"op": "run", "key": key}, inputs)
         if "error" in reply:
             if reply.get("memory"):
-                self.kill("oom")
+                self.kill("oom", key)
                 raise WorkerLost("oom")
             raise RunFailed(str(reply["error"]))
-        return RunResult(outputs=outputs, run_s=self._seconds(reply))
+        return RunResult(outputs=outputs, run_s=self._seconds(reply, key))
 
-    def kill(self, cause: str) -> None:
-        self._doom(cause)
+    def kill(self, cause: str, key: str | None = None) -> None:
+        self._doom(cause, key)
         self._popen.kill()  # its end closes the socket, and then `connection_lost` cleans up
 
     async def lost(self) -> str:
@@ -216,7 +230,9 @@ class LocalWorker(asyncio.Protocol):
         self._buffer += data
         try:
             while (frame := self._next_frame()) is not None:
-                call = self._calls.pop(frame[0]["id"])
+                id = frame[0]["id"]
+                call = self._calls.pop(id)
+                self._runs.pop(id, None)
                 if not call.done():
                     call.set_result(frame)
         except (frames.BadFrame, LookupError, TypeError):
@@ -228,9 +244,10 @@ class LocalWorker(asyncio.Protocol):
         self.crashed = self.alive and (status > 0 or -status in CRASH_SIGNALS)
         killed_for_memory = status == -signal.SIGKILL and self._kernel_kills < kernel_kills()
         cause = self._doom("oom" if killed_for_memory else "crash" if status != 0 else "exit")
-        for call in self._calls.values():
+        for id, call in self._calls.items():
             if not call.done():
-                call.set_exception(WorkerLost(cause))
+                begun = id not in self._runs or id == self._lost_run
+                call.set_exception(WorkerLost(cause, begun=begun))
         self._gone.set()
 
     def _next_frame(self) -> _Reply | None:
@@ -253,19 +270,23 @@ class LocalWorker(asyncio.Protocol):
         parts = frames.pack({**header, "id": self._next_id}, tensors)
         call: asyncio.Future[_Reply] = asyncio.get_running_loop().create_future()
         self._calls[self._next_id] = call
+        if header["op"] == "run":
+            self._runs[self._next_id] = header["key"]
         self._transport.writelines(parts)
         return await call
 
-    def _doom(self, cause: str) -> str:
+    def _doom(self, cause: str, key: str | None = None) -> str:
         """From now on it is lost; the first cause counts."""
         if self._cause is None:
             self._cause = cause
             self.lost_loading = self._loading[0] if self._loading else None
+            first = next(iter(self._runs.items()), (None, None))
+            self._lost_run, self.lost_running = first if key is None else (None, key)
         return self._cause
 
-    def _seconds(self, reply: dict[str, Any]) -> float:
+    def _seconds(self, reply: dict[str, Any], key: str | None = None) -> float:
         seconds = reply.get("seconds")
         if not isinstance(seconds, float):
-            self.kill("garbage")
+            self.kill("garbage", key)
             raise WorkerLost("garbage")
         return seconds

@@ -22,8 +22,9 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -36,13 +37,18 @@ PR_SET_PDEATHSIG = 1
 JOINED_BYTES = 64 << 10
 """Smaller frames are sent with one system call."""
 
+KEPT_BYTES = 4 << 20
+"""Payloads up to this size share one piece of memory: new memory for each costs more than to read
+into it. A reply is sent before the next frame is read."""
+
 
 class WorkerProcess:
     """Sessions by key, and the socket to the gateway."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._reader = channel.makefile("rb", buffering=1 << 16)
+        self._reader = cast(BufferedReader, channel.makefile("rb", buffering=1 << 16))
+        self._kept = memoryview(bytearray(KEPT_BYTES))
         self._sending = threading.Lock()
         self._sessions: dict[str, Session] = {}
         self._loader = ThreadPoolExecutor(max_workers=1)
@@ -54,7 +60,7 @@ class WorkerProcess:
         while prefix := self._reader.read(frames.PREFIX.size):
             header_bytes, payload_bytes = frames.sizes(prefix)
             header = self._reader.read(header_bytes)
-            message, tensors = frames.unpack(header, self._reader.read(payload_bytes))
+            message, tensors = frames.unpack(header, self._read(payload_bytes))
             match message["op"]:
                 case "run":
                     self._run(message, tensors)
@@ -62,6 +68,13 @@ class WorkerProcess:
                     self._loader.submit(self._load, message)
                 case "unload":
                     self._loader.submit(self._unload, message)
+
+    def _read(self, size_bytes: int) -> bytes | memoryview:
+        if size_bytes > KEPT_BYTES:
+            return self._reader.read(size_bytes)
+        payload = self._kept[:size_bytes]
+        read = self._reader.readinto(payload)
+        return payload[:read]  # less only where the gateway has gone
 
     def _run(self, message: dict[str, Any], inputs: Tensors) -> None:
         id = message["id"]

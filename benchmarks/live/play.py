@@ -152,9 +152,7 @@ def _answers(
     served: Served, arrivals: Sequence[Arrival], rows: Sequence[int], replies: Sequence[Reply]
 ) -> tuple[Answered, ...]:
     runs = [_timing(reply) for reply in replies]
-    together = Counter(
-        (r.headers.get("infer-variant"), t.get("run")) for r, t in _ok(replies, runs)
-    )
+    together = Counter((_variant(r), t.get("run")) for r, t in _ok(replies, runs))
     found = []
     for arrival, row, reply, timing in zip(arrivals, rows, replies, runs, strict=True):
         ok = reply.status == 200

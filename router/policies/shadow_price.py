@@ -203,11 +203,11 @@ class _Plan:
         for index, (kind, due_s) in enumerate(zip(self._view.kinds, self._view.due_s, strict=True)):
             worth_per_s, busy_s, tail_s = numbers[kind]
             latest_s = due_s - ready_s - tail_s
-            heappush(kept, (worth_per_s, -index, busy_s))
+            heappush(kept, (worth_per_s, index, busy_s))
             while before_s > latest_s and (ahead_s + before_s) / workers > latest_s:
                 _, least, freed_s = heappop(kept)
-                passed.add(-least)
-                if -least == index:
+                passed.add(least)
+                if least == index:
                     break
                 before_s -= freed_s
             else:

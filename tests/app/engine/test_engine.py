@@ -268,3 +268,49 @@ def test_a_variant_that_breaks_workers_does_not_stop_the_slow_loop(tmp_path: Pat
         assert all(broken.key not in slot.loaded for slot in world.engine.pool.slots)
 
     with_engine(tmp_path, story, memory_bytes=2 << 20)
+
+
+def test_what_was_sent_ahead_of_a_crash_is_answered_and_not_to_blame(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        for name in ("quick", "deadly"):
+            plan = {"service_s": 0.02, "sizes": (1,), "fault": "crash", "fault_above": 1000}
+            await world.engine.load(world.model, world.add(name, **plan))
+            world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        poison = {"x": np.full((1, models.FEATURES), 9999, np.float32)}
+        (slot,) = world.engine.pool.slots
+        for _ in range(3):
+            await world.ready()
+            doomed = world.submit("deadly", inputs=poison)
+            after = [world.submit("quick") for _ in range(3)]
+            with pytest.raises(WorkerLost, match="crash"):
+                await doomed
+            for answer in await asyncio.gather(*after):
+                assert answer.variant.manifest.variant == "quick"
+        await world.ready()
+        assert slot.worker is not None
+        kept = {name for name, v in world.model.variants.items() if v.key in slot.loaded}
+        assert kept == {"a", "slow", "quick"}
+
+    with_engine(tmp_path, story, workers=1)
+
+
+@pytest.mark.parametrize(("sizes", "rows"), [((1,), [1, 1, 1]), ((1, 2, 4), [1, 2, 2])])
+def test_the_next_batch_is_sent_ahead_unless_it_may_grow(
+    tmp_path: Path, sizes: tuple[int, ...], rows: list[int]
+) -> None:
+    async def story(world: World) -> None:
+        await world.engine.load(world.model, world.add("quick", service_s=0.02, sizes=sizes))
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        (slot,) = world.engine.pool.slots
+        answers = [world.submit("quick")]
+        await asyncio.sleep(0.005)
+        answers += [world.submit("quick"), world.submit("quick")]
+        most = 0
+        while not all(answer.done() for answer in answers):
+            most = max(most, slot.in_hand)
+            await asyncio.sleep(0.0005)
+        assert [answer.result().batch_rows for answer in answers] == rows
+        assert most == (2 if len(sizes) == 1 else 1)
+        assert slot.idle
+
+    with_engine(tmp_path, story, workers=1)

@@ -153,6 +153,29 @@ def test_a_kill_by_the_gateway_keeps_its_cause_and_takes_nothing_more(tmp_path: 
     with_worker(story)
 
 
+@pytest.mark.parametrize("blamed", [None, "b"])
+def test_who_was_running_is_told_apart_from_what_was_to_follow(
+    tmp_path: Path, blamed: str | None
+) -> None:
+    async def story(worker: LocalWorker) -> None:
+        await worker.load(loading(tmp_path, "a", service_s=0.05))
+        await worker.load(loading(tmp_path, "b", fault="hang", fault_above=0.5))
+        done = asyncio.create_task(worker.run("a", {"x": ROWS}))
+        running = asyncio.create_task(worker.run("b", {"x": ROWS}))
+        waiting = asyncio.create_task(worker.run("a", {"x": ROWS}))
+        assert (await done).outputs["y"].shape == ROWS.shape
+        worker.kill("garbage", blamed)
+        begun = []
+        for call in (running, waiting):
+            with pytest.raises(WorkerLost, match="garbage") as lost:
+                await call
+            begun.append(lost.value.begun)
+        assert begun == [blamed is None, False]
+        assert worker.lost_running == "b"
+
+    with_worker(story)
+
+
 def test_a_reply_that_nobody_waits_for_is_dropped(tmp_path: Path) -> None:
     async def story(worker: LocalWorker) -> None:
         await worker.load(loading(tmp_path, "a", service_s=0.2))
@@ -187,12 +210,13 @@ def test_garbage_ends_the_worker(tmp_path: Path, reply: bytes) -> None:
     with_worker(story)
 
 
-def test_a_large_batch_goes_there_and_back(tmp_path: Path) -> None:
+def test_large_and_small_batches_go_there_and_back(tmp_path: Path) -> None:
     async def story(worker: LocalWorker) -> None:
         await worker.load(loading(tmp_path, "a"))
-        rows = np.ones((1_000_000, 2), dtype=np.float32)
-        outputs = (await worker.run("a", {"x": rows})).outputs["y"]
-        assert outputs.shape == (1_000_000, 2)
-        assert (outputs == 2).all()
+        for value, n in enumerate((1_000_000, 1, 500_000, 3), start=1):
+            rows = np.full((n, 2), value, dtype=np.float32)
+            outputs = (await worker.run("a", {"x": rows})).outputs["y"]
+            assert outputs.shape == (n, 2)
+            assert (outputs == 2 * value).all()
 
     with_worker(story)
