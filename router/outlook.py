@@ -214,7 +214,11 @@ class Outlooks:
         self._made: dict[frozenset[str], Outlook] = {}
 
     def of(
-        self, candidates: Mapping[str, Candidate], loaded: frozenset[str], *, handover_s: float
+        self,
+        candidates: Mapping[str, Candidate],
+        loaded: frozenset[str],
+        *,
+        handover_s: float = 0.0,
     ) -> Outlook:
         """What can be expected of a worker that has these variants.
 

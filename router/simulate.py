@@ -121,7 +121,6 @@ class _Simulation:
         max_batch: int,
         queue_limit: int,
         overhead_s: float,
-        handover_s: float,
         admission: bool,
         early_drop: bool,
         edf: bool,
@@ -141,7 +140,6 @@ class _Simulation:
         self.max_batch = max_batch
         self.queue_limit = queue_limit
         self.overhead_s = overhead_s
-        self.handover_s = handover_s
         self.admission = admission
         self.early_drop = early_drop
         self.drift = drift
@@ -281,9 +279,7 @@ class _Simulation:
                 outcome = dispatch(
                     self.policy,
                     queue=self.queue,
-                    outlook=self.outlooks.of(
-                        self._candidates(now_s), worker.loaded, handover_s=self.handover_s
-                    ),
+                    outlook=self.outlooks.of(self._candidates(now_s), worker.loaded),
                     others=others,
                     now_s=now_s,
                     overhead_s=self.overhead_s,
@@ -306,7 +302,7 @@ class _Simulation:
             run_s *= self.drift(now_s)
         believed = self._candidates(now_s)[variant]
         worker.busy = True
-        worker.expected_free_s = now_s + self.handover_s + believed.service_s(rows, 50)
+        worker.expected_free_s = now_s + believed.service_s(rows, 50)
         self.switches += worker.last not in (None, variant)
         worker.last = variant
         finish = _Finish(
@@ -317,7 +313,7 @@ class _Simulation:
             start_us=now_us,
             run_s=run_s,
         )
-        self._at(now_us + max(1, round((run_s + self.handover_s) * 1e6)), finish)
+        self._at(now_us + max(1, round(run_s * 1e6)), finish)
 
     def _true_s(self, variant: str, rows: int, number: int) -> float:
         batches = self.service[variant]
@@ -399,7 +395,6 @@ def simulate(
     max_batch: int = 32,
     queue_limit: int = 1 << 30,
     overhead_s: float = 0.0,
-    handover_s: float = 0.0,
     admission: bool = False,
     early_drop: bool = True,
     edf: bool = True,
@@ -411,9 +406,8 @@ def simulate(
 
     `candidates` is what the policy believes, `service` what runs really take. `admission` refuses
     at arrival what the load leaves no time for; without it only the bounds are held. `drift`
-    multiplies true times by a factor of the time in seconds. Each run holds its worker `handover_s`
-    longer, and a reply comes `overhead_s` after its run. `resident` is what each worker has
-    loaded at first, everything by default.
+    multiplies true times by a factor of the time in seconds. A reply comes `overhead_s` after its
+    run. `resident` is what each worker has loaded at first, everything by default.
 
     A policy with state may have `arrived(now_s, queued)`, `finished(now_s, variant, rows, run_s)`
     and a slow loop: `tick(now_s)` every `every_s` seconds answers what each worker (by number)
@@ -430,7 +424,6 @@ def simulate(
         max_batch=max_batch,
         queue_limit=queue_limit,
         overhead_s=overhead_s,
-        handover_s=handover_s,
         admission=admission,
         early_drop=early_drop,
         edf=edf,

@@ -23,7 +23,10 @@ _TIMING = re.compile(r"(queue|run|total);dur=([0-9.]+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """What came of one arrival. Times in seconds; None where nothing ran."""
+    """What came of one arrival. Times in seconds; None where nothing ran.
+
+    `run` is the number of the run that it shared with others of `batch_rows` together.
+    """
 
     arrival: Arrival
     status: int
@@ -34,6 +37,7 @@ class Answered:
     queue_s: float | None
     run_s: float | None
     total_s: float | None
+    run: int | None
     batch_rows: int
     sent_late_s: float
 
@@ -152,9 +156,11 @@ def _answers(
     served: Served, arrivals: Sequence[Arrival], rows: Sequence[int], replies: Sequence[Reply]
 ) -> tuple[Answered, ...]:
     runs = [_timing(reply) for reply in replies]
-    together = Counter((_variant(r), t.get("run")) for r, t in _ok(replies, runs))
+    together = _together(arrivals, replies, runs)
     found = []
-    for arrival, row, reply, timing in zip(arrivals, rows, replies, runs, strict=True):
+    for number, (arrival, row, reply, timing) in enumerate(
+        zip(arrivals, rows, replies, runs, strict=True)
+    ):
         ok = reply.status == 200
         limit_s = arrival.constraints.max_latency_s
         variant = _variant(reply) if ok else None
@@ -169,7 +175,8 @@ def _answers(
                 queue_s=timing.get("queue"),
                 run_s=timing.get("run"),
                 total_s=timing.get("total"),
-                batch_rows=arrival.rows * together[variant, timing.get("run")] if ok else 0,
+                run=together[number][0] if ok else None,
+                batch_rows=together[number][1] if ok else 0,
                 sent_late_s=reply.sent_late_s,
             )
         )
@@ -180,10 +187,29 @@ def _variant(reply: Reply) -> str:
     return reply.headers.get("infer-variant", "").strip('"')
 
 
-def _ok(
-    replies: Sequence[Reply], runs: Sequence[dict[str, float]]
-) -> list[tuple[Reply, dict[str, float]]]:
-    return [(r, t) for r, t in zip(replies, runs, strict=True) if r.status == 200]
+def _together(
+    arrivals: Sequence[Arrival], replies: Sequence[Reply], runs: Sequence[dict[str, float]]
+) -> dict[int, tuple[int, int]]:
+    """Number and rows of the run that each answer came from: answers of one run tell the same
+    seconds, and come sooner after one another than another run could have ended."""
+    ended = sorted(
+        (arrivals[number].at_us / 1e6 + reply.latency_s, number)
+        for number, reply in enumerate(replies)
+        if reply.status == 200
+    )
+    batches: list[list[int]] = []
+    last_s, last = 0.0, ("", 0.0)
+    for end_s, number in ended:
+        run = (_variant(replies[number]), runs[number].get("run", 0.0))
+        if run != last or end_s - last_s >= run[1] / 2:
+            batches.append([])
+        batches[-1].append(number)
+        last_s, last = end_s, run
+    return {
+        number: (run, sum(arrivals[each].rows for each in batch))
+        for run, batch in enumerate(batches)
+        for number in batch
+    }
 
 
 def _timing(reply: Reply) -> dict[str, float]:

@@ -21,8 +21,9 @@ FEWEST = 20
 def replayed(served: Served, live: Played, runs: Sequence[Played], *, seed: int) -> dict[str, Any]:
     """Scores of the same policy on the same arrivals.
 
-    Service times are drawn from what all `runs` saw. The router knows of the gateway's own median
-    overhead; what callers waited beside queue and run is drawn from what this run saw.
+    Service times are drawn from what this run saw, from what all `runs` saw where it did not. The
+    router knows of the gateway's own median overhead; what callers waited beside queue and run is
+    drawn from what this run saw. Handing over takes no worker's time: it goes on beside a run.
     """
     arrivals: list[Arrival] = [each.arrival for each in live.answers]
     overheads_s = np.array(live.overheads_s or [(0.0, 0.0)])
@@ -30,13 +31,12 @@ def replayed(served: Served, live: Played, runs: Sequence[Played], *, seed: int)
     run = simulate(
         policies.find(live.policy),
         candidates=served.ladder.candidates,
-        service=_service(served, arrivals[0].rows, runs),
+        service=_service(served, arrivals[0].rows, live, runs),
         arrivals=arrivals,
         workers=WORKERS,
         seed=seed,
         max_batch=served.spec.max_batch,
-        overhead_s=own_s / 2,
-        handover_s=own_s / 2,
+        overhead_s=own_s,
         admission=True,
         correction=correcting(),
     )
@@ -59,13 +59,10 @@ def _later(outcome: Outcome, arrival: Arrival, more_s: float) -> Outcome:
 
 
 def _service(
-    served: Served, rows: int, runs: Sequence[Played]
+    served: Served, rows: int, live: Played, runs: Sequence[Played]
 ) -> dict[str, dict[int, list[float]]]:
-    seen: dict[tuple[str, int], set[float]] = defaultdict(set)
-    for run in runs:
-        for each in run.answers:
-            if each.variant is not None and each.run_s is not None:
-                seen[each.variant, each.batch_rows].add(each.run_s)
+    own, seen = _seen([live]), _seen(runs)
+    seen |= {key: times for key, times in own.items() if len(times) >= FEWEST}
     service: dict[str, dict[int, list[float]]] = {}
     for name, profile in served.ladder.service.items():
         single = sorted(seen[name, rows])
@@ -78,3 +75,13 @@ def _service(
                 times if len(times) >= FEWEST else [factor * float(s) for s in samples]
             )
     return service
+
+
+def _seen(runs: Sequence[Played]) -> dict[tuple[str, int], list[float]]:
+    """Seconds of the runs by variant and rows."""
+    seen: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for played in runs:
+        for each in {each.run: each for each in played.answers}.values():
+            if each.variant is not None and each.run_s is not None:
+                seen[each.variant, each.batch_rows].append(each.run_s)
+    return seen
