@@ -566,6 +566,8 @@ class Engine:
                 self.on_run(batch.served, batch.rows, result.run_s)
             share(batch, result, begun)
         except Exception as error:  # nobody may be left waiting, whatever it is
+            if isinstance(error, WorkerLost) and not error.begun:
+                begun = time.monotonic()
             for entry in batch.entries:
                 if not self._retry(entry, batch, worker, error):
                     fail(entry, error)

@@ -1,5 +1,6 @@
 """A live run's arrivals in the simulator, on the service times that the live run saw."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,17 +22,22 @@ FEWEST = 20
 def replayed(served: Served, live: Played, runs: Sequence[Played], *, seed: int) -> dict[str, Any]:
     """Scores of the same policy on the same arrivals.
 
-    Service times are drawn from what this run saw, from what all `runs` saw where it did not. The
-    router knows of the gateway's own median overhead; what callers waited beside queue and run is
-    drawn from what this run saw. Handing over takes no worker's time: it goes on beside a run.
+    Service times are drawn from what this run saw, from what all `runs` saw where it did not, and
+    a worker takes the median pause between two of its runs besides. The router knows of the
+    gateway's own median overhead; what callers waited beside queue and run is drawn from what this
+    run saw.
     """
     arrivals: list[Arrival] = [each.arrival for each in live.answers]
     overheads_s = np.array(live.overheads_s or [(0.0, 0.0)])
-    own_s = float(np.median(overheads_s[:, 0]))
+    pause_s = _pause_s(live)
+    own_s = max(0.0, float(np.median(overheads_s[:, 0])) - pause_s)
     run = simulate(
         policies.find(live.policy),
         candidates=served.ladder.candidates,
-        service=_service(served, arrivals[0].rows, live, runs),
+        service={
+            name: {rows: [time_s + pause_s for time_s in times] for rows, times in sizes.items()}
+            for name, sizes in _service(served, arrivals[0].rows, live, runs).items()
+        },
         arrivals=arrivals,
         workers=WORKERS,
         seed=seed,
@@ -43,7 +49,7 @@ def replayed(served: Served, live: Played, runs: Sequence[Played], *, seed: int)
     drawn_s = np.random.default_rng(seed).choice(overheads_s.sum(axis=1), size=len(arrivals))
     outcomes = tuple(
         _later(outcome, arrivals[outcome.arrival], more_s)
-        for outcome, more_s in zip(run.outcomes, (drawn_s - own_s).tolist(), strict=True)
+        for outcome, more_s in zip(run.outcomes, (drawn_s - own_s - pause_s).tolist(), strict=True)
     )
     found = metrics.scores(replace(run, outcomes=outcomes), arrivals, served.ladder)
     return {"effective_accuracy": found.effective_accuracy, "attainment": found.attainment}
@@ -75,6 +81,22 @@ def _service(
                 times if len(times) >= FEWEST else [factor * float(s) for s in samples]
             )
     return service
+
+
+def _pause_s(live: Played) -> float:
+    """Median seconds from run to run, where a request waited already while the first one ran."""
+    runs = {
+        each.run: (each.arrival.at_us / 1e6 + each.latency_s, each.run_s, each.queue_s)
+        for each in live.answers
+        if each.run_s is not None and each.queue_s is not None
+    }
+    ended = sorted(runs.values())
+    pauses_s = [
+        end_s - before_s - run_s
+        for (before_s, _, _), (end_s, run_s, queue_s) in itertools.pairwise(ended)
+        if queue_s > end_s - before_s
+    ]
+    return max(0.0, float(np.median(pauses_s))) if pauses_s else 0.0
 
 
 def _seen(runs: Sequence[Played]) -> dict[tuple[str, int], list[float]]:
