@@ -1,6 +1,8 @@
 """The engine over two real worker processes with the fake runtime, without HTTP."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -311,6 +313,26 @@ def test_the_next_batch_is_sent_ahead_unless_it_may_grow(
             await asyncio.sleep(0.0005)
         assert [answer.result().batch_rows for answer in answers] == rows
         assert most == (2 if len(sizes) == 1 else 1)
+        assert slot.idle
+
+    with_engine(tmp_path, story, workers=1)
+
+
+def test_a_killed_worker_costs_neither_what_ran_nor_what_was_sent_ahead(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        served = world.add("quick", service_s=0.05, promised_s=0.001, sizes=(1,))
+        await world.engine.load(world.model, served)
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        (slot,) = world.engine.pool.slots
+        for _ in range(3):
+            await world.ready()
+            answers = [world.submit("quick") for _ in range(4)]
+            while slot.in_hand < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.0005)
+            assert slot.worker is not None
+            os.kill(slot.worker.pid, signal.SIGKILL)
+            for answer in await asyncio.gather(*answers):
+                assert answer.variant.manifest.variant == "quick"
         assert slot.idle
 
     with_engine(tmp_path, story, workers=1)
