@@ -234,7 +234,7 @@ def test_what_was_only_being_opened_is_not_blamed_for_what_ran(ladder: Ladder) -
             answers.append(infer(client, POISON, **pin("bad")).json()["code"])
         assert set(answers[:-1]) == {"worker-lost"}
         assert len(answers) > 4  # at least one loss could not be put down to either
-        assert "variant_quarantined" in "".join(gateway.log)
+        until(lambda: "variant_quarantined" in "".join(gateway.log))
         assert infer(client, **pin("bad")).json()["code"] == "no-healthy-variant"
         assert infer(client, **pin("sluggish")).status_code == 200
 
