@@ -88,7 +88,7 @@ class Slot:
     def nearly_free(self, ahead_s: float) -> bool:
         """Whether it will be done within `ahead_s` with the one batch that it has, as expected, so
         that the next one may be on its way."""
-        if len(self._in_hand) != 1 or self._successor_ready or not self._able:
+        if self.in_hand != 1 or self._successor_ready or not self._able:
             return False
         return 0.0 <= self._free_at_s - time.monotonic() <= ahead_s
 
