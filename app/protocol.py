@@ -10,6 +10,7 @@ Plain requests to `/infer` are answered here, by `direct.py`; all others by the 
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import httptools
@@ -29,6 +30,9 @@ SLICE_BYTES = 16 << 10
 LEARNT_HEADS = 8
 """A caller whose heads all differ is not worth remembering more of."""
 
+LENGTH_DIGITS = 20
+"""As many as 64 bits need. The parser takes any number of zeros before them."""
+
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})\r\n", re.IGNORECASE)
 
 CLOSE = (b"connection", b"close")
@@ -39,6 +43,8 @@ _OFFER = (b"connection", b"upgrade", b"http2-settings")
 _BAD_REQUEST = Problem(
     status=400, code="malformed", title="This is not HTTP", detail="The request cannot be parsed."
 )
+_LONG_LENGTH = replace(_BAD_REQUEST, detail=f"Content-Length may have {LENGTH_DIGITS} digits.")
+_HOSTS = replace(_BAD_REQUEST, detail="A request has one Host header (RFC 9112, section 3.2).")
 _HEAD_TOO_LARGE = Problem(
     status=431,
     code="headers-too-large",
@@ -230,6 +236,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self._refused or self.parser.should_upgrade():
             return
+        if (fault := self._fault()) is not None:
+            self._refuse(fault)
+            return
         if self.url == b"/infer" and self._begin_directly():
             return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
@@ -237,6 +246,18 @@ class LimitedProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
+
+    def _fault(self) -> Problem | None:
+        """What is wrong with a head that the parser takes."""
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"content-length" and len(value) > LENGTH_DIGITS:
+                return _LONG_LENGTH
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            return _HOSTS
+        return None
 
     def _begin_directly(self) -> bool:
         """Whether the request is answered here, without ASGI; never before those ahead of it."""

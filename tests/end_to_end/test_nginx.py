@@ -27,6 +27,7 @@ BY_NGINX = {
     "test_a_refused_caller_cannot_go_on_sending_for_ever": "collects the body first",
     "test_a_refused_expectation_is_told_before_the_body": "collects the body first",
     "test_a_thousand_headers_are_refused_with_431": "counts them itself, with the same status",
+    "test_a_length_of_thousands_of_digits_is_refused": "writes the number anew",
     "test_a_body_longer_than_declared_never_becomes_another_request": "answers the rest with 400",
     "test_a_whole_request_before_garbage_is_answered_first": "answers the garbage with 400",
     "test_trailers_are_dropped_and_bounded": "cut off without an answer",

@@ -226,6 +226,35 @@ def test_what_is_not_http_is_refused_and_the_connection_closed(edge: Edge, head:
     edge.assert_alive()
 
 
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("POST", "/infer"),
+        ("POST", "/v1/route"),
+        ("PUT", "/v1/blobs/" + "0" * 64),
+        ("PATCH", "/v1/blobs/" + "0" * 64),
+    ],
+)
+def test_a_length_of_thousands_of_digits_is_refused(edge: Edge, method: str, target: str) -> None:
+    given = [("content-length", "0" * 5000 + "1"), ("upload-offset", "0")]
+    for expects in ([], [("expect", "100-continue")]):
+        data = request(method, target, b"x", key=edge.key, headers=given + expects)
+        assert_problem(edge.send("not HTTP", data), 400, "malformed")
+
+
+def test_a_request_has_one_host(edge: Edge) -> None:
+    """RFC 9112, section 3.2; HTTP/1.0 knows no such header."""
+    for data in (request("GET", "/healthz"), post(edge, VALID)):
+        host = b"host: gearshift\r\n"
+        assert data.count(host) == 1
+        for hosts in (b"", host + host, host + b"host: other\r\n"):
+            answer = edge.send("host", data.replace(host, hosts))
+            assert_problem(answer, 400, "malformed")
+            assert answer.headers["connection"] == "close"
+    old = request("GET", "/healthz", version="1.0").replace(host, b"")
+    assert edge.send("host", old).status == 200
+
+
 def test_a_bad_chunk_size_is_refused(edge: Edge) -> None:
     for bad in (b"zz\r\n", b"-1\r\n", b"ffffffffffffffffff\r\n", b"3\r\nabcd\r\n"):
         data = post(edge, bad, ("transfer-encoding", "chunked"))
