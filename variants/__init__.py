@@ -24,7 +24,7 @@ Map
                    before anything parses it
 - `runtimes/`      one file per runtime; the file name is the registration
 - `measure.py`     accuracy, latency, memory and load time of one artifact on one runtime
-- `trial.py`       the same in a throw-away process with limits
+- `trial.py`       the same in a throw-away process with limits; `surroundings.py` its variables
 - `cost.py`        dollars from seconds and bytes
 - `json_keys.py`   JSON objects whose keys must all differ
 - `toml_file.py`   a TOML file read into a pydantic model, with errors that name the line

@@ -36,6 +36,7 @@ from variants.errors import ArtifactRejected, TrialCrashed, TrialFailed
 from variants.measure import Effort, Progress
 from variants.profile import Accuracy, Profile
 from variants.spec import ModelSpec
+from variants.surroundings import for_child
 
 GIB = 2**30
 SAMPLE_ROWS = 64
@@ -255,9 +256,8 @@ def _ending(status: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The child's environment, without this product's settings and secrets."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("GEARSHIFT_")}
-    return {**kept, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
+    """The child's environment: no settings or secrets."""
+    return {**for_child(os.environ), "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
 
 
 def _limit(memory_bytes: int) -> None:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 
 from app.engine.limits import Limits
+from variants.surroundings import for_child
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +59,8 @@ def spawn(limits: Limits | None = None) -> Process:
 
 def _environment() -> dict[str, str]:
     """The child's environment: no settings or secrets, and memory that returns after an unload."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("GEARSHIFT_")}
     return {
-        **kept,
+        **for_child(os.environ),
         "MALLOC_ARENA_MAX": "2",
         "MALLOC_MMAP_THRESHOLD_": "65536",
         "MALLOC_TRIM_THRESHOLD_": "65536",

@@ -140,9 +140,19 @@ def test_a_worker_is_a_new_interpreter_with_nothing_inherited(limited: world.Gat
     shared = {link for link in ours.values() if link.startswith(("socket:", "/"))}
     assert {theirs[n] for n in theirs if n > 2}.isdisjoint(shared)
     assert not any("registry" in link for link in theirs.values())
-    variables = Path(f"/proc/{worker}/environ").read_bytes()
-    assert b"GEARSHIFT_" not in variables
     drilled("W11", "what a worker inherits", {"workers": 1, "foreign files": 0})
+
+
+def test_a_worker_is_told_no_secret(ladder: Ladder) -> None:
+    """Wherever they are kept: options, a pepper by any name, passwords of servers."""
+    secret = "0123456789abcdef" * 4
+    secrets = {"SHARED_PEPPER": secret, "AWS_SECRET_ACCESS_KEY": secret, "PGPASSWORD": secret}
+    settings = {"GEARSHIFT_PEPPER": "env:SHARED_PEPPER", "LC_MEASUREMENT": "C", **secrets}
+    with world.gateway(ladder.root, "", env=settings) as gateway:
+        for worker in gateway.workers():
+            variables = Path(f"/proc/{worker}/environ").read_bytes()
+            assert secret.encode() not in variables and b"GEARSHIFT_" not in variables
+            assert b"LC_MEASUREMENT=C\0" in variables
 
 
 def test_a_worker_has_its_cores_and_limits(limited: world.Gateway) -> None:
