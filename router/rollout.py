@@ -1,8 +1,10 @@
 """A new variant on its way in: which requests it gets, and when it has shown enough.
 
 A canary is held against the other variants, which answer the rest of the same traffic at the same
-time, so that a busy host or a hard hour counts against neither. The counts go through confidence
-sequences (`sequential.py`), so the verdict may be asked for at any moment.
+time, so that a busy host or a hard hour counts against neither. Where fewer than `ENOUGH` runs of
+the others were seen, as when it gets all the traffic, nothing could ever be surely worse than they
+are: then it is also held against bounds of its own. The counts go through confidence sequences
+(`sequential.py`), so the verdict may be asked for at any moment.
 """
 
 import hashlib
@@ -13,12 +15,15 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field, Strict, TypeAdapter
 
 from router import sequential
+from router.promise import LATE_RATIO
 from router.sequential import Count, difference, rate
 from variants.evidence import Interval
 
 Ratio = Annotated[float, Strict(), Field(ge=0, le=1)]
 Verdict = Literal["promote", "demote", "wait"]
 NOTHING = Count()
+ENOUGH = 20
+"""From so many runs of the others on, a candidate is held against them alone."""
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
@@ -48,12 +53,17 @@ class Criteria:
     `max_slow_excess`: runs that take more than `slow_factor` times the p95 that was measured at
     registration, beyond those of the others. `min_agreement`: rows with the reference's answer;
     None asks for none. `promote` and `demote` say whether the verdict is carried out.
+
+    While fewer than 20 runs of the others were seen, it is demoted as well once it surely fails in
+    more than `max_error_ratio` of its runs, or surely is slow in more than 5 % (what a p95 leaves
+    out) and `max_slow_excess` together.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     confidence: Annotated[float, Strict(), Field(ge=0.5, lt=1)] = 0.95
     max_error_excess: Ratio = 0.02
+    max_error_ratio: Ratio = 0.1
     max_slow_excess: Ratio = 0.1
     slow_factor: Annotated[float, Strict(), Field(ge=1, le=100)] = 1.5
     min_agreement: Ratio | None = 0.5
@@ -95,7 +105,10 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """One criterion: its interval, what it is held against, and whether that is settled."""
+    """One criterion: its interval, what it is held against, and whether that is settled.
+
+    `alone`: too little was seen of the others, so this is its own rate against a bound of its own.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -103,6 +116,7 @@ class Judged:
     found: Interval
     limit: float
     standing: Literal["kept", "broken", "open"]
+    alone: bool = False
 
 
 def in_share(
@@ -134,11 +148,15 @@ def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Judged, ...]]:
     """
     judged = 1 + (seen.slow is not None) + (criteria.min_agreement is not None)
     alpha = (1.0 - criteria.confidence) / judged
-    errors = difference(seen.failed, seen.others_failed, alpha)
-    findings = [_at_most("errors", errors, criteria.max_error_excess)]
+    excess, most = criteria.max_error_excess, criteria.max_error_ratio
+    findings = [
+        _at_most("errors", seen.failed, seen.others_failed, alpha, excess=excess, most=most)
+    ]
     if seen.slow is not None:
-        slow = difference(seen.slow, seen.others_slow, alpha)
-        findings.append(_at_most("latency", slow, criteria.max_slow_excess))
+        excess, most = criteria.max_slow_excess, LATE_RATIO + criteria.max_slow_excess
+        findings.append(
+            _at_most("latency", seen.slow, seen.others_slow, alpha, excess=excess, most=most)
+        )
     if criteria.min_agreement is not None:
         agreed = rate(seen.agreed, alpha)
         findings.append(_at_least("agreement", agreed, criteria.min_agreement))
@@ -151,6 +169,9 @@ def judge(criteria: Criteria, seen: Seen) -> tuple[Verdict, tuple[Judged, ...]]:
 def told(finding: Judged) -> str:
     """A criterion in words, for a history."""
     interval, limit = sequential.told(finding.found), finding.limit
+    if finding.alone:
+        what = "failures" if finding.criterion == "errors" else "slow runs"
+        return f"{what} {interval}, at most {limit:g}, with too little seen of the others"
     match finding.criterion:
         case "errors":
             return f"failures beyond the others' {interval}, at most {limit:g}"
@@ -160,13 +181,27 @@ def told(finding: Judged) -> str:
             return f"agreement with the reference {interval}, at least {limit:g}"
 
 
-def _at_most(criterion: Literal["errors", "latency"], found: Interval, limit: float) -> Judged:
-    standing: Literal["kept", "broken", "open"] = "open"
-    if found.low > limit:
-        standing = "broken"
-    elif found.high <= limit:
-        standing = "kept"
-    return Judged(criterion=criterion, found=found, limit=limit, standing=standing)
+def _at_most(
+    criterion: Literal["errors", "latency"],
+    mine: Count,
+    others: Count,
+    alpha: float,
+    *,
+    excess: float,
+    most: float,
+) -> Judged:
+    """What happens to a candidate more often than to the others, or to itself alone.
+
+    The latter by the very sequence that the difference is made of, so it adds nothing to `alpha`.
+    """
+    found, alone = difference(mine, others, alpha), rate(mine, alpha / 2)
+    if found.low > excess:
+        return Judged(criterion=criterion, found=found, limit=excess, standing="broken")
+    if found.high <= excess:
+        return Judged(criterion=criterion, found=found, limit=excess, standing="kept")
+    if others.n < ENOUGH and alone.low > most:
+        return Judged(criterion=criterion, found=alone, limit=most, standing="broken", alone=True)
+    return Judged(criterion=criterion, found=found, limit=excess, standing="open")
 
 
 def _at_least(criterion: Literal["agreement"], found: Interval, limit: float) -> Judged:

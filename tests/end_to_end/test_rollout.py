@@ -45,6 +45,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "wrong-2": WRONG,
     "slow": SLOW,
     "slow-2": SLOW,
+    "slow-3": SLOW,
     "crashing": CRASHES,
     "crashing-2": CRASHES,
 }
@@ -200,14 +201,19 @@ def test_a_good_shadow_is_compared_and_stays_until_it_is_moved(running: World) -
 
 
 @pytest.mark.parametrize(
-    ("name", "criterion"),
-    [("wrong-2", "agreement"), ("slow", "latency"), ("crashing-2", None)],
+    ("name", "criterion", "ratio"),
+    [
+        ("wrong-2", "agreement", 0.3),
+        ("slow", "latency", 0.3),
+        ("slow-3", "latency", 1.0),
+        ("crashing-2", None, 0.3),
+    ],
 )
 def test_a_bad_canary_is_demoted_and_no_request_fails(
-    running: World, name: str, criterion: str | None
+    running: World, name: str, criterion: str | None, ratio: float
 ) -> None:
     """One that breaks its worker is demoted by what comes first: its failures or quarantine."""
-    plan = {"share": {"ratio": 0.3}, "criteria": CRITERIA}
+    plan = {"share": {"ratio": ratio}, "criteria": CRITERIA}
 
     async def act(admin: Caller, found: Load) -> None:
         begun = time.monotonic()
@@ -222,7 +228,8 @@ def test_a_bad_canary_is_demoted_and_no_request_fails(
     took: dict[str, float] = {}
     found = story(running, act)
     counts = {"requests": len(found.replies), "by it": found.variants[name], "failed": 0, **took}
-    drilled("R1", f"a bad canary ({name.removesuffix('-2')}) is demoted under load", counts)
+    what = f"a bad canary ({name.rstrip('-23')}) with {ratio:.0%} is demoted under load"
+    drilled("R1", what, counts)
 
 
 def test_a_canary_is_rolled_back_within_a_second_by_one_call(running: World) -> None:

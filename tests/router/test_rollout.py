@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from router.rollout import Criteria, Seen, Share, in_share, judge
+from router.promise import LATE_RATIO
+from router.rollout import ENOUGH, Criteria, Seen, Share, in_share, judge, told
 from router.sequential import Count
 
 ratios = st.floats(0, 1)
@@ -98,6 +99,69 @@ def test_what_the_others_suffer_as_well_is_not_held_against_it() -> None:
     assert judge(Criteria(), busy)[0] == "wait"
     wide = Criteria(max_error_excess=0.1, max_slow_excess=0.2)
     assert judge(wide, busy)[0] == "promote"
+
+
+@pytest.mark.parametrize(
+    ("alone", "criterion"),
+    [
+        (Seen(failed=Count(hits=1000, n=1000), slow=Count(n=1000)), "errors"),
+        (Seen(failed=Count(n=1000), slow=Count(hits=1000, n=1000)), "latency"),
+        (
+            Seen(failed=Count(hits=50, n=50), others_failed=Count(n=3), others_slow=Count(n=3)),
+            "errors",
+        ),
+    ],
+)
+def test_a_canary_with_all_the_traffic_is_held_against_bounds_of_its_own(
+    alone: Seen, criterion: str
+) -> None:
+    verdict, findings = judge(Criteria(), alone)
+    assert verdict == "demote"
+    (broken,) = (finding for finding in findings if finding.standing == "broken")
+    assert (broken.criterion, broken.alone) == (criterion, True)
+    assert "beyond" not in told(broken) and "too little seen of the others" in told(broken)
+    wide = Criteria(max_error_ratio=1.0, max_slow_excess=0.96)
+    assert judge(wide, alone)[0] == "wait"
+
+
+def test_alone_it_is_promoted_once_it_surely_fails_less_than_others_may() -> None:
+    alone = Seen(failed=Count(n=1000), slow=Count(hits=30, n=1000))
+    assert judge(Criteria(min_agreement=None), alone)[0] == "promote"
+
+
+def test_few_others_that_are_surely_as_bad_are_not_overlooked() -> None:
+    seen = Seen(
+        failed=Count(hits=500, n=1000),
+        slow=Count(n=1000),
+        others_failed=Count(hits=ENOUGH - 1, n=ENOUGH - 1),
+    )
+    assert judge(Criteria(min_agreement=None), seen)[0] == "promote"
+
+
+@pytest.mark.parametrize("others", [0, ENOUGH - 1])
+def test_alone_at_its_bounds_it_is_seldom_demoted_by_looking_often(others: int) -> None:
+    """The others are as good; both criteria are looked at after every run."""
+    runs, length, alpha = 60, 120, 0.1
+    criteria = Criteria(confidence=1 - alpha, max_error_ratio=0.2, min_agreement=None)
+    beside = Count(hits=0, n=others)
+    known: dict[tuple[int, int], str] = {}
+    rng, alarms = np.random.default_rng(5), 0
+    for _ in range(runs):
+        failed = (rng.random(length) < criteria.max_error_ratio).cumsum()
+        slow = (rng.random(length) < LATE_RATIO + criteria.max_slow_excess).cumsum()
+        for n, (k, late) in enumerate(zip(failed, slow, strict=True), start=1):
+            if (n, int(k), int(late)) not in known:
+                seen = Seen(
+                    failed=Count(hits=int(k), n=n),
+                    slow=Count(hits=int(late), n=n),
+                    others_failed=beside,
+                    others_slow=beside,
+                )
+                known[n, int(k), int(late)] = judge(criteria, seen)[0]
+            if known[n, int(k), int(late)] == "demote":
+                alarms += 1
+                break
+    assert alarms <= runs * alpha + 4.75 * np.sqrt(runs * alpha * (1 - alpha))
 
 
 def test_agreement_that_was_never_measured_holds_up_the_promotion_unless_none_is_asked() -> None:
