@@ -221,7 +221,8 @@ class Store:
     def sweep(self) -> None:
         """Remove what writers that died left behind; files still being written stay."""
         for path in (self.root / "incoming").iterdir():
-            with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            # Held, or gone, or the disk takes nothing: a later start sweeps it.
+            with suppress(OSError), path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
@@ -310,7 +311,8 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn a full disk into `StorageFull` and one that keeps nothing into `StorageBroken`."""
+    """Turn a full disk into `StorageFull`; one that keeps nothing, or no file descriptor being
+    left, into `StorageBroken`."""
     try:
         yield
     except OSError as error:
@@ -320,4 +322,6 @@ def storage_errors() -> Iterator[None]:
             raise StorageBroken(
                 "the artifact store's disk keeps nothing that is written"
             ) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise StorageBroken("no file can be opened now: too many are open") from error
         raise

@@ -52,13 +52,16 @@ class Partial:
         self.size_bytes += len(data)
 
     def discard(self) -> None:
-        """Forget the bytes."""
-        self._path.unlink(missing_ok=True)
+        """Forget the bytes, as far as the disk allows it: a sweep comes by later."""
+        with suppress(OSError):
+            if _is_at(self._path, self._file):
+                self._path.unlink()
 
     def finish(self) -> None:
         """Make the blob visible under its digest.
 
-        Raises `Invalid` where the bytes have another one; they are forgotten then.
+        Raises `Invalid` where the bytes have another one (they are forgotten then), and `Conflict`
+        where the file is no longer in its place.
         """
         self._file.seek(0)
         found = hashlib.file_digest(self._file, "sha256").hexdigest()
@@ -68,6 +71,9 @@ class Partial:
                 f"the bytes have SHA-256 {found}, but {self._digest} was promised",
                 field="digest",
             )
+        with storage_errors():
+            if not _is_at(self._path, self._file):
+                raise Conflict("this upload was removed meanwhile: begin it anew")
         self._store.adopt(self._file, self._path, self._digest)
 
 
@@ -119,18 +125,20 @@ class Uploads:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _is_at(path, file):
-                    raise FileNotFoundError
-            except (BlockingIOError, FileNotFoundError):  # the latter: it was swept just now
+            except BlockingIOError:
                 raise Conflict("another request is sending bytes of this upload") from None
+            if not _is_at(path, file):
+                raise Conflict("this upload was removed just now: begin it anew")
             yield file
 
     def discard(self, owner: str, digest: str) -> bool:
-        """Forget an upload; whether there was one."""
+        """Forget an upload; whether there was one. Raises `Conflict` while bytes of it arrive."""
         path = self._path(owner, digest)
-        there = path.exists()
-        path.unlink(missing_ok=True)
-        return there
+        if not path.exists():
+            return False
+        with self._locked(path), storage_errors():
+            path.unlink()
+        return True
 
     def unfinished_bytes(self, owner: str | None = None) -> int:
         """What lies here, of one owner or of all."""
@@ -146,19 +154,22 @@ class Uploads:
         now_s = time.time()
         for path in self._folder.iterdir():
             keep_s = min(older_than_s, LOST_S) if path.suffix else older_than_s
-            with suppress(FileNotFoundError, BlockingIOError):
+            with suppress(OSError):  # it is held, or gone, or the disk takes nothing
                 if path.stat().st_mtime >= now_s - keep_s:
                     continue
-                with path.open("rb") as file:
+                with FileIO(path, "r+") as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
+                    if _is_at(path, file):
+                        path.unlink()
 
     def _path(self, owner: str, name: str) -> Path:
         return self._folder / f"{_checked(owner)}-{name}"
 
 
 def _is_at(path: Path, file: FileIO) -> bool:
-    return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def _checked(owner: str) -> str:
