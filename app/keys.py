@@ -22,6 +22,9 @@ from variants.key_table import KeyRecord, KeyTable, Secret
 from variants.terms import UNLIMITED, Terms
 
 MAX_OVERLAP_S = 30 * 86400.0
+LATEST_END = datetime(3000, 1, 1, tzinfo=UTC)
+"""When keys end at the latest: far from where dates end, in whatever time zone they are told."""
+
 _NOBODY = "0" * 64
 
 
@@ -129,12 +132,17 @@ class Keys:
     ) -> str:
         """Make a key and return it; it cannot be shown again.
 
-        Raises `Invalid` for an end in the past, and for a key of some models only that could see
-        or change all of them.
+        Raises `Invalid` for an end in the past or after `LATEST_END`, and for a key of some models
+        only that could see or change all of them.
         """
         if expires_at is not None and expires_at.timestamp() <= self._clock():
             raise Invalid(
                 f"expires_at is {expires_at.isoformat()}, in the past", field="expires_at"
+            )
+        if expires_at is not None and expires_at > LATEST_END:
+            raise Invalid(
+                f"expires_at is {expires_at.isoformat()}; at most {LATEST_END.isoformat()}",
+                field="expires_at",
             )
         if terms.allow is not None and (wide := scopes & {"admin", "metrics"}):
             raise Invalid(

@@ -19,6 +19,7 @@ SCOPES = "infer,read,admin,metrics"
 ACTOR = "command line"
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_MAX_DAYS = 36500
 
 
 @contextmanager
@@ -34,7 +35,10 @@ def _seconds(text: str) -> float:
     found = _SPAN.fullmatch(text)
     if found is None:
         raise typer.BadParameter(f"{text!r} is no span of time; 90s, 30m, 12h or 7d is one")
-    return float(found[1]) * _SECONDS[found[2]]
+    seconds = float(found[1]) * _SECONDS[found[2]]
+    if seconds > _MAX_DAYS * 86400:
+        raise typer.BadParameter(f"{text[:80]!r} is a longer span of time than {_MAX_DAYS}d")
+    return seconds
 
 
 @app.command("create")

@@ -32,7 +32,8 @@ _TAG = r'(W/)?"[!#-~]*"'
 TAGS_PATTERN = rf"{_TAG}([ \t]*,[ \t]*{_TAG})*"
 _TAGS = re.compile(TAGS_PATTERN)
 _READS = ("GET", "HEAD")
-_STRONG = re.compile(r'(?:^|[\s,])"(\d{1,18})(?:-[0-9a-f]*)?"')
+_STRONG = re.compile(r'(?:^|[\s,])"(\d{1,9})(?:-[0-9a-f]*)?"')
+"""A version, of so many digits as the databases' numbers have room for."""
 
 
 def honoured(method: str, path: str, media_types: Collection[str]) -> Header | None:

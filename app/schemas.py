@@ -269,7 +269,9 @@ class KeyIn(Strict):
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     scopes: Annotated[list[Scope], Field(min_length=1)]
-    expires_at: AwareDatetime | None = Field(None, description="when it ends by itself")
+    expires_at: AwareDatetime | None = Field(
+        None, description="when it ends by itself; at most 3000-01-01T00:00:00Z"
+    )
     limits: TermsIn = TermsIn()
 
 

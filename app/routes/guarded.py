@@ -14,7 +14,7 @@ from app.errors import WrongContentType
 from app.http_edge import header_values, read_body
 from app.preconditions import Handle
 from app.services import services
-from variants.errors import ModelNotFound, VariantNotFound
+from variants.errors import ModelNotFound, NotFound, VariantNotFound
 
 MAX_BYTES = 1 << 20
 """Largest JSON body of a control route."""
@@ -44,6 +44,7 @@ class GuardedRoute(APIRoute):
             if caller.tenant is not None:
                 request.scope["gearshift.lines"] = caller.tenant.lines
                 caller.tenant.enter()
+            _check_names(request.path_params)
             _check_allowed(caller, request.path_params)
             raw = b""
             if self.body_field is not None:
@@ -62,6 +63,13 @@ class GuardedRoute(APIRoute):
         parts = services(request)
         asked = idempotency.Asked.of(request, name, raw, caller=request.state.caller.id)
         return await idempotency.once(parts.replies, asked, lambda: handle(request))
+
+
+def _check_names(named: Mapping[str, Any]) -> None:
+    """Raise `NotFound` for a name with a NUL character: PostgreSQL cannot even be asked for it."""
+    for kind, name in named.items():
+        if "\0" in name:
+            raise NotFound(f"no {kind} {name[:80]!r}")
 
 
 def _check_allowed(caller: Caller, named: Mapping[str, Any]) -> None:

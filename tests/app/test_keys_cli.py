@@ -92,6 +92,12 @@ def test_a_span_of_time_that_is_none_is_refused(keys: Shell, span: str) -> None:
     assert "span of time" in keys.wrong("create", "--name", "x", f"--expires-in={span}")
 
 
+@pytest.mark.parametrize("span", ["36501d", "99999999d", "9" * 400 + "s"])
+def test_a_span_of_time_beyond_all_sense_is_refused(keys: Shell, span: str) -> None:
+    assert "than 36500d" in keys.wrong("create", "--name", "x", f"--expires-in={span}")
+    assert "than 36500d" in keys.wrong("rotate", "none", f"--overlap={span}")
+
+
 def test_scopes_that_are_none_are_refused(keys: Shell) -> None:
     assert "unknown scope" in keys.wrong("create", "--name", "x", "--scopes", "root")
     assert "needs a scope" in keys.wrong("create", "--name", "x", "--scopes", ",")
