@@ -16,6 +16,7 @@ import structlog
 from app.bad_keys import BadKeys
 from app.decisions import DecisionRecord
 from app.engine.batch import Answer
+from app.engine.refusals import Draining
 from app.errors import BodyTimeout, OverQuota, Problem, Unauthenticated, problem_for
 from app.http_edge import MAX_HEADERS, RequestIds, problem_lines
 from app.inference import Call, Head, Inference
@@ -179,6 +180,11 @@ class Exchange:
             self._timer = loop.call_later(
                 self._direct.inference.settings.body_timeout_s, self._too_slow
             )
+
+    def give_up(self) -> None:
+        """The server ends: a body that is still on its way comes too late."""
+        if self.more_body:
+            self._refuse(Draining())
 
     def run(self) -> None:
         """The request is whole: decode it, and hand it to the engine."""

@@ -10,7 +10,15 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import CONTENT_TYPE, BodyTimeout, Problem, TooLarge, WrongContentType
+from app.engine.refusals import Draining
+from app.errors import (
+    CONTENT_TYPE,
+    BodyTimeout,
+    Problem,
+    TooLarge,
+    WrongContentType,
+    problem_for,
+)
 from app.metrics import Metrics
 
 log = structlog.get_logger()
@@ -30,7 +38,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 class Edge:
     """Gives each request an id, refuses header floods, and counts and times every reply.
 
-    A caller that leaves (`ClientDisconnect` from anywhere below) is counted, and is no error.
+    A caller that leaves (`ClientDisconnect` from anywhere below) is counted, and is no error. What
+    the server cancels because it ends is answered with 503 `draining`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, ids: "RequestIds") -> None:
@@ -64,6 +73,9 @@ class Edge:
                 await self._app(scope, receive, reply)
         except ClientDisconnect:
             self._metrics.client_closed()
+        except asyncio.CancelledError:
+            if status == 499:  # what has begun is cut off: it must not look whole
+                await send_problem(scope, reply, problem_for(Draining()))
         except Exception:
             status = 500  # the error handler outside answers
             raise

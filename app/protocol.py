@@ -201,6 +201,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
+    # From the server
+
+    def give_up(self) -> None:
+        """The server ends: refuse what is still on its way, and leave who takes no answer."""
+        if self.flow.write_paused:
+            self.transport.abort()
+        elif self._exchange is not None:
+            self._exchange.give_up()
+
     # From the parser
 
     def on_message_begin(self) -> None:

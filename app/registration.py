@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 import structlog
@@ -50,6 +50,7 @@ class Registration:
         self._tasks: set[asyncio.Task[None]] = set()
         self._progress: dict[tuple[str, str], Progress] = {}
         self._trial: subprocess.Popen[bytes] | None = None
+        self._leaving = asyncio.Event()
         self._stopped = False
         self._listeners = 0
 
@@ -86,8 +87,13 @@ class Registration:
             checked = await self._gates.check(model, wanted, lambda *_: None, self._on_trial)
         return checked.findings
 
+    async def settled(self, task: "asyncio.Task[None]", within_s: float) -> bool:
+        """Whether a registration is settled in time; at once False where the gateway leaves."""
+        await self._wait(within_s, asyncio.shield(task))
+        return task.done()
+
     async def follow(self, model: str, variant: str) -> AsyncIterator[VariantRecord]:
-        """A variant's record at each step, until it is settled or the gateway stops.
+        """A variant's record at each step, until it is settled or the gateway leaves.
 
         Raises `NotFound`, or `TooManyListeners`.
         """
@@ -105,20 +111,35 @@ class Registration:
         self._listeners += 1
         try:
             yield found
-            while found.state in INTERRUPTED and not self._stopped:
-                step = self.step(found.model, found.name)
-                await asyncio.sleep(EVENT_S)
+            while found.state in INTERRUPTED and not self._leaving.is_set():
                 progress = self._progress.get((found.model, found.name))
-                if progress is not None and progress.step is step:
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(progress.changed(), LOOK_S)
+                if progress is None:
+                    await self._wait(LOOK_S)
+                else:
+                    step = progress.step
+                    await self._wait(EVENT_S)
+                    if progress.step is step:
+                        await self._wait(LOOK_S, progress.changed())
                 found = await self._record(found.model, found.name)
                 yield found
         finally:
             self._listeners -= 1
 
+    async def _wait(self, within_s: float, *events: Awaitable[object]) -> None:
+        """Until one of the events, or the gateway leaves, or the time is over."""
+        tasks = [asyncio.ensure_future(event) for event in (self._leaving.wait(), *events)]
+        try:
+            await asyncio.wait(tasks, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
     async def _record(self, model: str, variant: str) -> VariantRecord:
         return await asyncio.to_thread(self._data.registry.variant, model, variant)
+
+    def leave(self) -> None:
+        """Let nobody wait any longer."""
+        self._leaving.set()
 
     async def stop(self) -> None:
         """End the trials that run; the next start settles what they tried."""

@@ -145,13 +145,23 @@ class _Server(uvicorn.Server):
         self._services.changes.look_anew()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, finish, and give up what is not done in time."""
+        """Take no more connections, finish, and give up what is not done in time.
+
+        Whoever only waits for a registration is answered at once, for it will not end here.
+        """
         loop, drain_s = asyncio.get_running_loop(), self._services.settings.drain_s
+        self._services.registration.leave()
         loop.call_later(drain_s, self._give_up, "waiting", self._services.engine.close)
-        loop.call_later(
-            drain_s + ABANDON_S, self._give_up, "running", self._services.engine.abandon
-        )
+        loop.call_later(drain_s + ABANDON_S, self._end)
         await super().shutdown(sockets)
+
+    def _end(self) -> None:
+        """Answer whatever is left: what the engine runs, and every other request."""
+        self._give_up("running", self._services.engine.abandon)
+        for connection in list(self.server_state.connections):
+            connection.give_up()  # type: ignore[union-attr]  # all are of `protocol.py`
+        for task in self.server_state.tasks:
+            task.cancel()
 
     def _give_up(self, what: str, end: Callable[[], dict[str, int]]) -> None:
         if left := end():

@@ -134,7 +134,7 @@ async def register(
     response.headers["Location"] = f"/v1/models/{model}/variants/{wanted.name}"
     if wait := _WAIT.search(request.headers.get("prefer", "")):
         response.headers["Preference-Applied"] = f"wait={wait[1]}"
-        done, _ = await asyncio.wait({task}, timeout=min(int(wait[1]), MAX_WAIT_S))
+        done = await parts.registration.settled(task, min(int(wait[1]), MAX_WAIT_S))
         response.status_code = 201 if done else 202
     return await asyncio.to_thread(_detail, parts, model, wanted.name)
 

@@ -8,9 +8,9 @@ import pytest
 
 from app.metrics import Metrics
 from app.progress import MAX_LISTENERS, Progress, TooManyListeners
-from app.registration import Registration
+from app.registration import LOOK_S, Registration
 from tests import models
-from variants.data_folder import open_data_folder
+from variants.data_folder import DataFolder, open_data_folder
 from variants.errors import NotFound
 
 
@@ -26,6 +26,16 @@ def test_a_step_told_from_another_thread_wakes_who_waits() -> None:
     asyncio.run(run())
 
 
+def elsewhere(data: DataFolder) -> Registration:
+    """What a gateway has that registers nothing itself."""
+    return Registration(
+        data=data,
+        gates=None,  # type: ignore[arg-type]
+        switches=None,  # type: ignore[arg-type]
+        metrics=Metrics(),
+    )
+
+
 def test_only_so_many_may_follow_and_each_place_is_given_back(tmp_path: Path) -> None:
     async def run() -> None:
         with open_data_folder(tmp_path) as data:
@@ -33,12 +43,7 @@ def test_only_so_many_may_follow_and_each_place_is_given_back(tmp_path: Path) ->
             data.registry.add_variant(
                 model="tiny", name="new", artifact_digest="a" * 64, actor="test", reason="test"
             )
-            registration = Registration(
-                data=data,
-                gates=None,  # type: ignore[arg-type]  # nothing is registered here
-                switches=None,  # type: ignore[arg-type]
-                metrics=Metrics(),
-            )
+            registration = elsewhere(data)
             with pytest.raises(NotFound):
                 await registration.follow("tiny", "nothing")
             streams = [await registration.follow("tiny", "new") for _ in range(MAX_LISTENERS)]
@@ -52,5 +57,23 @@ def test_only_so_many_may_follow_and_each_place_is_given_back(tmp_path: Path) ->
             assert [record.state async for record in streams[0]] == ["failed"]
             for stream in streams:
                 await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(run())
+
+
+def test_another_gateways_registration_is_looked_at_once_a_second(tmp_path: Path) -> None:
+    async def run() -> None:
+        with open_data_folder(tmp_path) as data:
+            data.registry.put_model(models.tiny_spec(), None, actor="test")
+            data.registry.add_variant(
+                model="tiny", name="new", artifact_digest="a" * 64, actor="test", reason="test"
+            )
+            registration = elsewhere(data)
+            looks: list[str] = []
+            data.database.on_done = lambda op, seconds: looks.append(op)
+            asyncio.get_running_loop().call_later(1.5 * LOOK_S, registration.leave)
+            steps = [step.state async for step in await registration.follow("tiny", "new")]
+            assert steps == ["registered"] * 3
+            assert looks == ["read"] * 3
 
     asyncio.run(run())

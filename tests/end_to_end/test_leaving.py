@@ -15,7 +15,7 @@ from tests import ladder as ladders
 from tests import world
 from tests.faults.gateways import last_calls
 from tests.ladder import MODEL, Ladder
-from tests.raw import Connection, request
+from tests.raw import Connection, assert_problem, request
 
 BODY = {"model": MODEL, "inputs": [1.0, 2.0, 3.0, 4.0]}
 DELAY_S = 1.0
@@ -164,3 +164,63 @@ def until(done: Callable[[], bool]) -> None:
     end = time.monotonic() + 10
     while not done():
         assert time.monotonic() < end
+
+
+@pytest.mark.parametrize("drain_s", ["0", "0.3"])
+def test_whatever_is_left_at_the_end_is_told_so(ladder: Ladder, drain_s: str) -> None:
+    """Bodies that do not come: each is answered with 503, and nothing is taken for a bug."""
+    blob = f"/v1/blobs/{'0' * 64}"
+    chunked, offset = ("transfer-encoding", "chunked"), ("upload-offset", "0")
+    long = ("content-length", "500")
+    requests = [
+        request("PUT", blob, b"abc", key=ladder.key, headers=[long]),
+        request("PATCH", blob, b"abc", key=ladder.key, headers=[long, offset]),
+        request("POST", "/infer", b"5\r\n{", key=ladder.key, headers=[chunked]),
+        request("POST", "/infer", b"{", key=ladder.key, headers=[long]),
+        request("POST", "/v1/keys", b"{", key=ladder.key, headers=[long]),
+    ]
+    env = {**ladders.ENV, "GEARSHIFT_DRAIN_S": drain_s}
+    with world.gateway(ladder.root, ladder.key, env=env) as gateway:
+        connections = [Connection(gateway.port) for _ in requests]
+        for connection, data in zip(connections, requests, strict=True):
+            connection.send(data)
+        time.sleep(0.3)  # for the requests to begin
+        told = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        for connection in connections:
+            answer = connection.answer()
+            assert answer is not None
+            assert_problem(answer, 503, "draining")
+            assert answer.headers["connection"] == "close"
+            assert int(answer.headers["retry-after"]) >= 1
+            connection.close()
+        assert gateway.process.wait(10) == 0
+        assert time.monotonic() - told < float(drain_s) + 2
+    assert "Traceback" not in "".join(gateway.log)
+
+
+def test_who_waits_for_a_registration_does_not_hold_up_the_exit(
+    ladder: Ladder, tmp_path: Path
+) -> None:
+    """A trial of many seconds, a caller that waits for it, and one that follows it."""
+    env = {**ladders.ENV, "GEARSHIFT_DRAIN_S": "20", "GEARSHIFT_PROFILE_S": "20"}
+    variants = f"/v1/models/{MODEL}/variants"
+    with world.gateway(ladder.root, ladder.key, env=env) as gateway:
+        with gateway.client() as client:
+            digest = world.upload(client, ladders.onnx(tmp_path, "extra-1"))
+        body = json.dumps({"name": "extra-1", "artifact": {"digest": digest}}).encode()
+        prefer = [("prefer", "wait=60")]
+        with Connection(gateway.port) as waits, Connection(gateway.port) as follows:
+            waits.send(request("POST", variants, body, key=gateway.key, headers=prefer))
+            with gateway.client() as client:
+                until(lambda: client.get(f"{variants}/extra-1").status_code == 200)
+            follows.send(request("GET", f"{variants}/extra-1/events", key=gateway.key))
+            assert follows.readable(5)
+            told = time.monotonic()
+            gateway.process.send_signal(signal.SIGTERM)
+            waited, followed = waits.answer(), follows.answer()
+            assert waited is not None and waited.status == 202
+            assert followed is not None and followed.body.endswith(b"\n\n")
+            assert gateway.process.wait(10) == 0
+            assert time.monotonic() - told < 3
+    assert "Traceback" not in "".join(gateway.log)
