@@ -78,13 +78,9 @@ class Database:
 
         Raises `RegistryUnavailable`, or `RegistryDamaged` where what is read makes no sense.
         """
-        with self._told("read"):
-            try:
-                with self._explained(), self.backend.begin() as db:
-                    self.backend.begin_read(db)
-                    yield db
-            except ValueError as error:
-                raise RegistryDamaged(f"the registry holds what it cannot hold: {error}") from error
+        with self._told("read"), self._explained(), self.backend.begin() as db:
+            self.backend.begin_read(db)
+            yield db
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -92,7 +88,8 @@ class Database:
 
         What it reads stays true until it commits, and schema changes are undone with the rest.
         For what gateways need not look at; everything else is a `change`. Raises
-        `RegistryUnavailable`, `RegistryReadOnly` or `StorageFull`; then nothing was acknowledged.
+        `RegistryUnavailable`, `RegistryReadOnly`, `RegistryDamaged` or `StorageFull`; then nothing
+        was acknowledged.
         """
         with self._told("write"), self._writing() as db:
             yield db
@@ -138,6 +135,8 @@ class Database:
             if meant is None:
                 raise
             raise meant from error
+        except ValueError as error:
+            raise RegistryDamaged(f"the registry holds what it cannot hold: {error}") from error
         except PoolTimeout as error:
             raise RegistryUnavailable("every connection to the database is taken") from error
 

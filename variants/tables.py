@@ -1,6 +1,8 @@
 """The database's tables, as SQLAlchemy Core describes them. `migrations/` creates them."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -30,6 +32,18 @@ class Instant(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """The same moment in UTC."""
         return None if value is None else value.astimezone(UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """As SQLAlchemy's own, but what is no text of a date is a `ValueError`, too."""
+        read = super().result_processor(dialect, coltype)
+
+        def instant(value: Any) -> Any:
+            try:
+                return value if read is None else read(value)
+            except TypeError as error:
+                raise ValueError(f"a {type(value).__name__} as a date") from error
+
+        return instant
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """The moment with its time zone."""

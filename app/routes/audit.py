@@ -1,6 +1,7 @@
 """The audit: every admin change, append-only, as JSON lines."""
 
-from itertools import islice
+import asyncio
+from itertools import chain, islice
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
@@ -30,4 +31,5 @@ async def get_audit(
     one's id.
     """
     lines = (json_line(entry) for entry in islice(parts.data.audit.after(after), limit))
-    return StreamingResponse(lines, media_type="application/jsonl")
+    first = await asyncio.to_thread(next, lines, b"")  # or its refusal would come too late
+    return StreamingResponse(chain((first,), lines), media_type="application/jsonl")

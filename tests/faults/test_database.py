@@ -119,6 +119,7 @@ def test_a_locked_registry_stops_admins_only_and_heals_by_itself(disk: Disk) -> 
             until(lambda: "unreachable since" in str(client.get("/readyz").json()["registry"]))
             assert client.get("/readyz").status_code == 200
             assert gauge(client, "registry_up") == 0
+            refused(client.get("/v1/audit"), 503, "registry-unavailable")
             while time.monotonic() - begun < LOCK_S:
                 count = ask()
                 if count[200] % 50 == 0:
