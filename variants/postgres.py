@@ -79,7 +79,11 @@ class Postgres:
             "options": " ".join(f"-c {name}={value}" for name, value in server.items()),
         }
         self.engine = create_engine(
-            self.url, pool_pre_ping=True, pool_timeout=timeout_s, creator=self._connect
+            self.url,
+            pool_pre_ping=True,
+            pool_timeout=timeout_s,
+            creator=self._connect,
+            hide_parameters=True,
         )
 
     @property

@@ -96,7 +96,10 @@ class SqliteFile:
         if not fresh:
             _check(path)
         self.engine = create_engine(
-            f"sqlite:///{path}", creator=self._connect, pool_timeout=timeout_s
+            f"sqlite:///{path}",
+            creator=self._connect,
+            pool_timeout=timeout_s,
+            hide_parameters=True,
         )
         self._mode = "rwc" if fresh else "rw"
         event.listen(self.engine, "connect", self._on_connect)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from variants.database import Database
 from variants.errors import NotFound, RegistryDamaged
@@ -42,3 +43,11 @@ def test_a_key_that_was_damaged_is_told_as_such_by_changes_too(tmp_path: Path, d
         with pytest.raises(RegistryDamaged):
             act()
     database.close()
+
+
+def test_an_error_of_the_database_quotes_nothing_that_was_to_be_stored(database: Database) -> None:
+    keys, secret = KeyTable(database), Secret(hmac="f" * 64, pepper="p")
+    keys.add(id="k1", name="", secret=secret, scopes=frozenset(), actor="test")
+    with pytest.raises(IntegrityError) as refusal:
+        keys.add(id="k1", name="", secret=secret, scopes=frozenset(), actor="test")
+    assert secret.hmac not in str(refusal.value)
