@@ -8,11 +8,20 @@ from contextlib import asynccontextmanager
 import structlog
 
 from variants.claims import Claims, Release
-from variants.errors import Conflict, NotFound
+from variants.errors import (
+    Conflict,
+    NotFound,
+    RegistryReadOnly,
+    StorageBroken,
+    StorageFull,
+)
 from variants.lifecycle import INTERRUPTED
 from variants.registry import Registry, VariantRecord
 
 log = structlog.get_logger()
+
+UNSETTLED = (Conflict, NotFound, RegistryReadOnly, StorageBroken, StorageFull)
+"""Another one was quicker, or the disk takes nothing now: it is tried again later."""
 
 
 def claim_name(model: str, variant: str) -> str:
@@ -50,11 +59,14 @@ class Recovery:
         seen = {(record.model, record.name, record.version): record for record in found}
         self._seen = {key: self._seen.get(key, now) for key in seen}
         for key, record in seen.items():
-            release = self._claims.take(claim_name(record.model, record.name))
-            if release is None:
-                self._seen[key] = now
-            else:
-                self._settle(record, release, now - self._seen[key])
+            try:
+                release = self._claims.take(claim_name(record.model, record.name))
+                if release is None:
+                    self._seen[key] = now
+                else:
+                    self._settle(record, release, now - self._seen[key])
+            except UNSETTLED as error:
+                log.warning("variant_not_settled", variant=record.name, error=str(error))
 
     def _settle(self, record: VariantRecord, release: Release, free_s: float) -> None:
         try:
@@ -69,7 +81,5 @@ class Recovery:
                 actor="gateway",
                 reason=f"the gateway stopped while it was {record.state}",
             )
-        except (Conflict, NotFound) as error:
-            log.warning("variant_not_settled", variant=record.name, error=str(error))
         finally:
             release()

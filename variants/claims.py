@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from variants.errors import RegistryUnavailable
 from variants.silence import Silence
+from variants.store import storage_errors
 
 Release = Callable[[], None]
 
@@ -47,11 +48,15 @@ class FileClaims:
         self._folder = folder
 
     def take(self, name: str) -> Release | None:
-        """Hold a name until what is returned is called; None where somebody holds it."""
+        """Hold a name until what is returned is called; None where somebody holds it.
+
+        Raises `StorageFull`, or `StorageBroken`.
+        """
         path = self._folder / hashlib.sha256(name.encode()).hexdigest()
-        self._folder.mkdir(exist_ok=True)
         while True:
-            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            with storage_errors():
+                self._folder.mkdir(exist_ok=True)
+                file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -62,7 +67,8 @@ class FileClaims:
             os.close(file)  # its last holder removed it meanwhile
 
         def release() -> None:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that takes nothing leaves an empty file
+                path.unlink()
             os.close(file)
 
         return release

@@ -209,7 +209,12 @@ class Store:
                 if not (self.root / name).exists():
                     raise
             else:
-                with self.aside() as (file, path):
+                # The copy is for later: a disk that takes none does not keep it from being read.
+                with (
+                    suppress(StorageFull, StorageBroken),
+                    storage_errors(),
+                    self.aside() as (file, path),
+                ):
                     file.write(data)
                     _place(file, path, self.root / name)
                 return data

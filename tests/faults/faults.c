@@ -265,7 +265,7 @@ int mkdir(const char *path, mode_t mode) {
     REAL(int, "mkdir", const char *, mode_t);
     char whole[PATH_MAX];
     absolute(path, whole);
-    if (concerned(whole) && control() == 'r') { errno = EROFS; return -1; }
+    if (concerned(whole) && control() == 'r') { errno = access(whole, F_OK) == 0 ? EEXIST : EROFS; return -1; }
     pthread_mutex_lock(&one);
     int done = in_folder(path, "mkdir", real(path, mode));
     pthread_mutex_unlock(&one);

@@ -66,9 +66,9 @@ def disk(
 
 
 @contextlib.contextmanager
-def running(ladder: Ladder, folder: Path, shim: Path) -> Iterator[Disk]:
+def running(ladder: Ladder, folder: Path, shim: Path, *, at_start: str = "-") -> Iterator[Disk]:
     control = folder / "control"
-    control.write_text("-")
+    control.write_text(at_start)
     env = {
         **ladders.ENV,
         "GEARSHIFT_DATABASE_TIMEOUT_S": "0.4",
@@ -213,7 +213,40 @@ def test_a_disk_that_turns_read_only_stops_admins_only(disk: Disk) -> None:
         assert client.get("/readyz").status_code == 200
         disk.does("-")
         assert make_key(client).status_code == 201
+        part = {"upload-offset": "0", "upload-complete": "?0"}
+        path = f"/v1/blobs/{hashlib.sha256(b'whole').hexdigest()}"
+        assert client.patch(path, content=b"who", headers=part).status_code == 202
+        deactivate = f"/v1/models/{MODEL}/variants/glacial/deactivate"
+        disk.does("r")
+        refused(client.delete(path), 503, "storage-broken")
+        refused(client.post(deactivate), 503, "storage-broken")
+        disk.does("f")
+        refused(client.post(deactivate), 507, "storage-full")
+        disk.does("-")
+        assert client.delete(path).status_code == 204
+        assert client.post(deactivate).status_code == 200
+        assert client.post(deactivate.replace("deactivate", "activate")).status_code == 200
         drilled("K5", "disk turns read-only", {"changes": 6, "503": 6, "infer refused": 0})
+
+
+def test_a_gateway_starts_on_a_read_only_disk_whatever_lies_there(
+    ladder: Ladder, tmp_path: Path, shim: Path
+) -> None:
+    """Left behind: an upload that died, and a variant between two states."""
+    with open_data_folder(ladder.root) as data:
+        data.registry.add_variant(
+            model=MODEL, name="half", artifact_digest="0" * 64, actor="test", reason=""
+        )
+    (ladder.root / "uploads").mkdir(exist_ok=True)
+    left = ladder.root / "incoming" / "left"
+    left.write_bytes(b"half of it")
+    with (
+        running(ladder, tmp_path, shim, at_start="r") as disk,
+        disk.gateway.client() as client,
+    ):
+        assert client.get("/readyz").status_code == 200
+        assert infer(client).status_code == 200
+        assert left.exists()
 
 
 def test_a_disk_that_fails_to_sync_ends_all_changes_until_a_restart(

@@ -9,10 +9,12 @@ import pytest
 
 from app.recovery import Recovery, claim_name
 from tests import servers
+from tests.limits import no_more_files
 from tests.models import tiny_spec
 from tests.variants.test_registry import add
+from variants.claims import FileClaims
 from variants.database import Database
-from variants.errors import RegistryUnavailable
+from variants.errors import RegistryUnavailable, StorageBroken
 from variants.registry import Registry
 
 HOLDER = """
@@ -43,6 +45,40 @@ def test_a_name_has_one_holder(place: Path | str) -> None:
     free()
     one.close()
     other.close()
+
+
+@pytest.fixture
+def claims(tmp_path: Path) -> FileClaims:
+    return FileClaims(tmp_path / "claims")
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_name_whose_file_cannot_be_removed_is_free_again(
+    claims: FileClaims, tmp_path: Path
+) -> None:
+    before = open_files()
+    release = claims.take("a")
+    assert release is not None
+    (path,) = tmp_path.glob("claims/*")
+    path.unlink()
+    path.mkdir()  # whatever it is that cannot be removed as a file
+    release()
+    assert open_files() == before
+    path.rmdir()
+    again = claims.take("a")
+    assert again is not None
+    again()
+
+
+def test_a_name_that_no_file_can_be_opened_for_is_storage_broken(claims: FileClaims) -> None:
+    with no_more_files(), pytest.raises(StorageBroken, match="too many"):
+        claims.take("a")
+    release = claims.take("a")
+    assert release is not None
+    release()
 
 
 def test_what_a_dead_process_left_is_settled_and_what_a_live_one_does_is_not(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from variants.errors import Conflict
+from tests.limits import no_more_files
+from variants.errors import Conflict, StorageBroken
 from variants.store import Store
 from variants.uploads import Uploads
 
@@ -65,3 +66,16 @@ def test_an_upload_whose_file_is_gone_is_told_so(store: Store, uploads: Uploads)
         with pytest.raises(Conflict, match="removed meanwhile"):
             one.finish()
     assert not store.has_blob(DIGEST)
+
+
+def test_an_upload_that_no_file_can_be_opened_for_is_storage_broken(uploads: Uploads) -> None:
+    with uploads.open("key", DIGEST) as one:
+        one.write(WEIGHTS[:10])
+    with no_more_files():
+        with pytest.raises(StorageBroken, match="too many"), uploads.open("key", DIGEST):
+            pass
+        with pytest.raises(StorageBroken, match="too many"), uploads.at_once("key", DIGEST):
+            pass
+        with pytest.raises(StorageBroken, match="too many"):
+            uploads.discard("key", DIGEST)
+    assert uploads.offset("key", DIGEST) == 10
