@@ -14,7 +14,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from app.direct import Direct, Exchange, Known
 from app.errors import CONTENT_TYPE, Problem
@@ -26,6 +31,9 @@ JOINED_BYTES = 64 << 10
 
 SLICE_BYTES = 16 << 10
 """The parser is fed in slices of this size, to see whether it gets anywhere with each."""
+
+TAKEN_BYTES = 64 << 10
+"""Whoever does not take in so much of its answer, or what is left of it, in time is left."""
 
 LEARNT_HEADS = 8
 """A caller whose heads all differ is not worth remembering more of."""
@@ -68,6 +76,13 @@ class _Template(NamedTuple):
     known: Known
 
 
+class _Backlog(NamedTuple):
+    """What a caller has not taken in, and since when it has taken too little of it."""
+
+    since_s: float
+    size_bytes: int
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """Closes connections whose request head is too large, too slow or not HTTP.
 
@@ -80,6 +95,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._exchange: Exchange | None = None
+        self._running: RequestResponseCycle | None = None
         self._reading: Exchange | None = None
         self._template: _Template | None = None
         self._learnt = 0
@@ -94,6 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._default: list[tuple[bytes, bytes]] | None = None
         self._lines = b""
         self._leaving = False
+        self._backlog: _Backlog | None = None
 
     # From the transport
 
@@ -109,6 +126,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
         if self._exchange is not None:
             self._exchange.set()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -201,7 +222,24 @@ class LimitedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self._feed(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
+    def resume_writing(self) -> None:
+        """The caller has taken in nearly all."""
+        self._backlog = None
+        super().resume_writing()
+
     # From the server
+
+    def look(self, limit_s: float) -> None:
+        """Leave a caller that took in too little of its answer for this long; called often."""
+        size, now_s, known = self.transport.get_write_buffer_size(), self.loop.time(), self._backlog
+        if size == 0:
+            self._backlog = None
+        elif known is None or size <= known.size_bytes - TAKEN_BYTES:
+            self._backlog = _Backlog(now_s, size)
+        elif now_s - known.since_s > limit_s:
+            self.transport.abort()
+        elif size > known.size_bytes:
+            self._backlog = _Backlog(known.since_s, size)
 
     def give_up(self) -> None:
         """The server ends: refuse what is still on its way, and leave who takes no answer."""
@@ -321,6 +359,11 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._rest(self.timeout_keep_alive)
         if self._in_message and self._timer is None:
             self._wait(None)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Remember what is being answered: uvicorn knows only what came last."""
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that has rested for long enough."""

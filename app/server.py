@@ -32,6 +32,9 @@ LOCK_S = 0.0005
 """The event loop waits so long at most for the interpreter's lock while a thread computes, at each
 system call of a request; by default it is 5 ms."""
 
+LOOK_S = 1.0
+"""How often callers that take in nothing are looked for, at least."""
+
 ABANDON_S = 0.5
 """Between giving up what waits and what runs: for what is nearly done."""
 
@@ -106,12 +109,22 @@ class _Server(uvicorn.Server):
         self._services = services
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaves = False
+        self._looking: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Remember the loop: signals come in between."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(THREADS))
         await super().startup(sockets)
+        self._looking = self._loop.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Leave callers that do not take in their answers, also while the server ends."""
+        while True:
+            limit_s = self._services.settings.body_timeout_s
+            await asyncio.sleep(min(LOOK_S, limit_s / 4))
+            for connection in list(self.server_state.connections):
+                connection.look(limit_s)  # type: ignore[union-attr]  # all are of `protocol.py`
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Begin to leave."""
@@ -154,6 +167,8 @@ class _Server(uvicorn.Server):
         loop.call_later(drain_s, self._give_up, "waiting", self._services.engine.close)
         loop.call_later(drain_s + ABANDON_S, self._end)
         await super().shutdown(sockets)
+        if self._looking is not None:
+            self._looking.cancel()
 
     def _end(self) -> None:
         """Answer whatever is left: what the engine runs, and every other request."""

@@ -223,7 +223,13 @@ class Settings(BaseModel):
         Field(description="public key (PEM) that artifacts must be signed with; none: unsigned"),
     ] = None
     body_timeout_s: Annotated[
-        float, Field(gt=0, description="time for a body to arrive"), RELOADED
+        float,
+        Field(
+            gt=0,
+            description="time for a body to arrive, and in which a caller must take in 64 KiB of "
+            "its answer, or what is left of it",
+        ),
+        RELOADED,
     ] = 30.0
     drain_delay_s: Annotated[
         float,

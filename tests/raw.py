@@ -32,8 +32,13 @@ class Answer:
 class Connection:
     """A connection that sends bytes as they are and reads whole answers."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
+    def __init__(self, port: int, *, receive_bytes: int | None = None) -> None:
+        """`receive_bytes`: what the kernel may hold for it; None leaves that to the kernel."""
+        self._socket = socket.socket()
+        self._socket.settimeout(TIMEOUT_S)
+        if receive_bytes is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self._socket.connect(("127.0.0.1", port))
         self._buffer = b""
 
     def __enter__(self) -> "Connection":
@@ -52,6 +57,12 @@ class Connection:
             self._socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+    def pour(self, data: bytes, pause_s: float = 0.5) -> None:
+        """Send until the other side takes nothing more for a while."""
+        left = memoryview(data)
+        while left and select.select([], [self._socket], [], pause_s)[1]:
+            left = left[self._socket.send(left[: 1 << 16]) :]
 
     def readable(self, within_s: float) -> bool:
         """Wait this long, or until something arrives."""

@@ -1,6 +1,9 @@
 """Many requests on one connection: each is answered as it would be on a connection of its own."""
 
+import contextlib
 import json
+import time
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +142,47 @@ def test_bodies_that_break_off_leave_nothing_behind(edge: Edge) -> None:
     assert after["gearshift_inflight_requests"] == 1  # the scrape itself
     name = "process_resident_memory_bytes"
     assert after[name] - before[name] < 24 << 20
+
+
+def open_sockets(edge: Edge) -> int:
+    count = 0
+    for link in Path(f"/proc/{edge.gateway.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            count += str(link.readlink()).startswith("socket:")
+    return count
+
+
+def large(edge: Edge) -> tuple[bytes, bytes]:
+    """Two requests whose answers are far larger than what they ask: one direct, one by ASGI."""
+    rows = {"model": "tiny", "inputs": [[1, 2, 3, 4]] * 32}
+    return plain(edge, json.dumps(rows).encode()), request("GET", "/openapi.json", key=edge.key)
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_caller_that_takes_no_answer_is_left(edge: Edge, kind: int) -> None:
+    sent = large(edge)[kind]
+    alone = edge.send("valid", sent).body
+    time.sleep(0.2)  # that connection is closed meanwhile
+    before = open_sockets(edge)
+    with Connection(edge.port, receive_bytes=4096) as connection:
+        connection.pour(sent * ((8 << 20) // len(alone)))
+        time.sleep(0.2)
+        assert open_sockets(edge) == before + 1
+        end = time.monotonic() + 20
+        while open_sockets(edge) > before:
+            assert time.monotonic() < end, "it is waited for"
+            time.sleep(0.05)
+    edge.assert_alive()
+
+
+def test_a_caller_that_takes_its_answer_slowly_is_not_left(edge: Edge) -> None:
+    sent = large(edge)[1]
+    alone = edge.send("valid", sent).body
+    count = (8 << 20) // len(alone)
+    with Connection(edge.port, receive_bytes=64 << 10) as connection:
+        connection.send(sent * count)
+        for _ in range(count):
+            answer = connection.answer()
+            assert answer is not None and len(answer.body) == len(alone)
+            time.sleep(4 / count)  # three times as long as the gateway waits for what stands still
+    edge.assert_alive()
