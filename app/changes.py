@@ -1,8 +1,9 @@
 """Follows what other gateways and the command line change in the database.
 
 Twice a second, and at once where PostgreSQL tells of it, the counter of changes is looked at; when
-it has moved, keys and the models that changed are read again. When the database is gone the
-snapshot goes on serving, and this says so until it is back.
+it has moved, keys are read again, and beside that the models that changed: a model that takes long
+to fetch delays no key's end. When the database is gone the snapshot goes on serving, and this says
+so until it is back.
 """
 
 import asyncio
@@ -49,6 +50,7 @@ class Changes:
         self._recovery = recovery
         self._metrics = metrics
         self._told = asyncio.Event()
+        self._moved = asyncio.Event()
         self._version: int | None = None
         self._marks: Marks = {}
         self._recovered_s = 0.0
@@ -74,7 +76,7 @@ class Changes:
 
     async def follow(self) -> None:
         """Follow the changes for ever."""
-        listener = asyncio.create_task(self._listen())
+        beside = [asyncio.create_task(self._listen()), asyncio.create_task(self._show_changed())]
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -83,18 +85,20 @@ class Changes:
                 self._told.clear()
                 await self.look()
         finally:
-            listener.cancel()
+            for task in beside:
+                task.cancel()
 
     async def look(self) -> None:
-        """Renew what has changed since the last look."""
+        """Renew the keys where anything has changed since the last look, and have models shown."""
         try:
             version = await asyncio.to_thread(self._data.database.version)
             if time.monotonic() - self._recovered_s > RECOVER_S:
                 self._recovered_s = time.monotonic()
                 await asyncio.to_thread(self._recovery.settle)
             if version != self._version:
-                await self._renew()
+                await asyncio.to_thread(self._refresh)
                 self._version = version
+                self._moved.set()
         except RegistryUnavailable as error:
             self._gone(error)
         except Exception:  # following must not end; what is shown goes on serving
@@ -102,13 +106,22 @@ class Changes:
         else:
             self._back()
 
-    async def _renew(self) -> None:
-        await asyncio.to_thread(self._refresh)
-        marks = await asyncio.to_thread(self._data.registry.marks)
-        for model, mark in marks.items():
-            if self._marks.get(model) != mark:
-                await self._show(model)
-        self._marks = marks
+    async def _show_changed(self) -> None:
+        """Show each model that has changed, for ever; what fails is tried again soon."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            try:
+                marks = await asyncio.to_thread(self._data.registry.marks)
+                changed = [model for model, mark in marks.items() if self._marks.get(model) != mark]
+                for model in changed:
+                    await self._show(model)
+                    self._marks = {**self._marks, model: marks[model]}
+            except RegistryUnavailable:
+                self._version = None
+            except Exception:  # what is shown goes on serving
+                self._version = None
+                log.exception("changes_not_shown")
 
     async def _listen(self) -> None:
         """Be told by the server, where it can; looking every `POLL_S` goes on all the same."""

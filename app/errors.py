@@ -18,9 +18,11 @@ from app.signing import SignatureInvalid, SignatureRequired
 from router.decision import Decision, Verdict
 from variants.errors import (
     ArtifactRejected,
+    BeingChanged,
     Conflict,
     Invalid,
     NotFound,
+    Outdated,
     RegistryReadOnly,
     RegistryUnavailable,
     StorageBroken,
@@ -39,10 +41,6 @@ class Malformed(Invalid):
 
 class TensorMismatch(Invalid):
     """Well-formed input that does not fit the model's signature."""
-
-
-class PreconditionFailed(Exception):
-    """The thing to be changed is not what the caller last saw."""
 
 
 class KeyReused(Exception):
@@ -175,10 +173,10 @@ TABLE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (NotFound, 404, "not-found", "No such thing"),
     (BodyTimeout, 408, "body-timeout", "The body did not arrive in time"),
     (VariantDisabled, 409, "variant-disabled", "The variant is not active"),
+    (Outdated, 412, "precondition-failed", "It has been changed meanwhile"),
     (Conflict, 409, "conflict", "The present state does not allow this"),
     (OffsetMismatch, 409, "mismatching-upload-offset", "The upload goes on at another byte"),
     (InFlight, 409, "in-flight", "The same request is being worked on"),
-    (PreconditionFailed, 412, "precondition-failed", "It has been changed meanwhile"),
     (TooLarge, 413, "too-large", "The body is too large"),
     (WrongContentType, 415, "unsupported-media-type", "This content is not taken here"),
     (TensorMismatch, 422, "tensor-mismatch", "The input does not fit the model's signature"),
@@ -267,7 +265,7 @@ def _headers(error: BaseException, status: int) -> dict[str, str]:
             seconds = error.retry_after_s
         case Overloaded():
             seconds = error.decision.retry_after_s or 1.0
-        case _ if status not in (429, 502, 503) and not isinstance(error, InFlight):
+        case _ if status not in (429, 502, 503) and not isinstance(error, InFlight | BeingChanged):
             return {}
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 

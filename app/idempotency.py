@@ -1,8 +1,8 @@
 """`Idempotency-Key`: an admin's POST that is sent twice is done once.
 
 The first answer is given again for 24 hours, by every gateway on the database and after restarts.
-Answers that say "not now" (401, 403, 408, 412, 429, 5xx) are not kept: the request may be tried
-again. Source: draft-ietf-httpapi-idempotency-key-header.
+Answers that say "not now" (401, 403, 408, 412, 429, 5xx, and 409 with `Retry-After`) are not kept:
+the request may be tried again. Source: draft-ietf-httpapi-idempotency-key-header.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ def _of_response(response: Response) -> Reply | None:
 
 def _of_error(error: Exception, request_id: str) -> Reply | None:
     problem = problem_for(error)
-    if not _keeps(problem.status):
+    if not _keeps(problem.status) or "Retry-After" in problem.headers:
         return None
     headers = {"content-type": CONTENT_TYPE, **problem.headers}
     return Reply(status=problem.status, headers=headers, body=problem.body(request_id))

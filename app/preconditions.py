@@ -2,7 +2,9 @@
 
 A tag is `"7-3f2a…"`: the version of the model, variant or key that the path names, and a digest of
 what was shown. `If-None-Match` compares all of it and saves the body; `If-Match` compares the
-version, claims it before anything is done, and lets one of two callers pass who saw the same.
+version, claims it before anything is done, and lets one of two callers pass who saw the same; who
+changes it all the same before this one is done makes it fail. A tag's version is never newer than
+what is shown.
 Source: RFC 9110, section 13.
 """
 
@@ -14,11 +16,11 @@ from typing import Literal
 
 from fastapi import Request, Response
 
-from app.errors import Malformed, PreconditionFailed
+from app.errors import Malformed
 from app.http_edge import header_values
 from app.services import services
 from variants import versions
-from variants.errors import NotFound, RegistryUnavailable
+from variants.errors import NotFound, Outdated, RegistryUnavailable
 from variants.versions import Kind, Resource
 
 Handle = Callable[[Request], Awaitable[Response]]
@@ -55,18 +57,25 @@ def check(request: Request) -> None:
 def conditional(handle: Handle, path: str) -> Handle:
     """The same handler behind the preconditions of its request, with a tag on its answer.
 
-    `path` is the route's, as it was declared. Raises `PreconditionFailed` or `NotFound`.
+    `path` is the route's, as it was declared. Raises `Outdated` or `NotFound`.
     """
     kind = _kind(path)
 
     async def checked(request: Request) -> Response:
         resource = None if kind is None else _resource(kind, request.path_params)
+        claimed = None
         if request.method not in _READS:
-            await _claim(request, resource)
-        response = await handle(request)
-        if _tags_answers(path) and response.headers.get("content-type") == MEDIA_TYPE:
-            return await _tagged(request, resource, response)
-        return response
+            claimed = await _claim(request, resource)
+        if resource is None:
+            return _answered(request, await handle(request), 0)
+        shown = claimed or await _version(request, resource)
+        with versions.held(resource, claimed) as held:
+            response = await handle(request)
+        return _answered(request, response, held.version or shown)
+
+    def _answered(request: Request, response: Response, version: int | None) -> Response:
+        json = _tags_answers(path) and response.headers.get("content-type") == MEDIA_TYPE
+        return _tagged(request, response, version) if json and version is not None else response
 
     return checked
 
@@ -95,37 +104,45 @@ def _resource(kind: Kind, named: Mapping[str, str]) -> Resource:
             return Resource(kind=kind, names=(("id", named["id"]),))
 
 
-async def _claim(request: Request, resource: Resource | None) -> None:
+async def _claim(request: Request, resource: Resource | None) -> int | None:
+    """The version that this request made its own; None where it does not care."""
     wanted = _tags(request, b"if-match")
     if wanted is None:
-        return
+        return None
     if resource is None:
-        raise PreconditionFailed("nothing on this path has a version that If-Match could mean")
+        raise Outdated("nothing on this path has a version that If-Match could mean")
     known = None if wanted == "*" else frozenset(int(n) for n in _STRONG.findall(wanted))
     database = services(request).data.database
-    if await asyncio.to_thread(versions.claim, database, resource, known):
-        return
+    claimed = await asyncio.to_thread(versions.claim, database, resource, known)
+    if claimed is not None:
+        return claimed
     found = await asyncio.to_thread(versions.version, database, resource)
     if found is None:
         raise NotFound(f"no {resource.kind} {resource.names[-1][1]!r}")
-    raise PreconditionFailed(
+    raise Outdated(
         f"the {resource.kind} has version {found}, not what If-Match says: look at it again"
     )
 
 
-async def _tagged(request: Request, resource: Resource | None, response: Response) -> Response:
+async def _version(request: Request, resource: Resource) -> int | None:
+    """The version before anything is read or done: a model's as the snapshot has it, which is what
+    its page shows. None where the database does not tell."""
+    parts = services(request)
+    if resource.kind == "model":
+        model = parts.engine.catalog.models.get(resource.names[0][1])
+        return None if model is None else model.record.version
+    try:
+        return await asyncio.to_thread(versions.version, parts.data.database, resource)
+    except RegistryUnavailable:
+        return None
+
+
+def _tagged(request: Request, response: Response, version: int) -> Response:
     """The answer with its tag; 304 without a body where the caller has it already."""
     if response.status_code not in (200, 201, 202):
         return response
-    version = None
-    if resource is not None:
-        database = services(request).data.database
-        try:
-            version = await asyncio.to_thread(versions.version, database, resource)
-        except RegistryUnavailable:  # what the snapshot says is answered all the same
-            return response
     digest = hashlib.sha256(response.body).hexdigest()[:16]
-    tag = f'"{version or 0}-{digest}"'
+    tag = f'"{version}-{digest}"'
     response.headers["ETag"] = tag
     if request.method not in _READS:
         return response

@@ -9,6 +9,7 @@ import structlog
 
 from variants.claims import Claims, Release
 from variants.errors import (
+    BeingChanged,
     Conflict,
     NotFound,
     RegistryReadOnly,
@@ -33,11 +34,11 @@ def claim_name(model: str, variant: str) -> str:
 async def at_work(claims: Claims, model: str, variant: str) -> AsyncIterator[None]:
     """Hold a variant while it is moved through passing states.
 
-    Raises `Conflict` where another gateway is at work on it.
+    Raises `BeingChanged` where another gateway is at work on it.
     """
     release = await asyncio.to_thread(claims.take, claim_name(model, variant))
     if release is None:
-        raise Conflict(f"variant {variant!r} of {model!r} is being changed: try again")
+        raise BeingChanged(f"variant {variant!r} of {model!r} is being changed: try again")
     try:
         yield
     finally:

@@ -1,7 +1,9 @@
-"""What each variant is for, changed while traffic flows: one change at a time.
+"""What each variant is for, changed while traffic flows: one change of a variant at a time.
 
 Each is written to the registry first. Nothing here touches a request: the engine loads a variant
-before it is told to route to it, and the snapshot is swapped once, when all is done.
+before it is told to route to it, and the snapshot is swapped once, when all is done. A variant that
+loads or drains holds up no other: what a whole model must agree on is looked at and shown under a
+lock of the model's own, which is never held for long.
 """
 
 import asyncio
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -31,6 +34,8 @@ log = structlog.get_logger()
 
 Evidence = Mapping[str, Any]
 
+INSTEAD = "put another in its place first, or force"
+
 
 class Switches:
     """Moves variants of a running gateway from state to state."""
@@ -42,7 +47,7 @@ class Switches:
         self._engine = engine
         self._metrics = metrics
         self._prices = prices
-        self._changing = asyncio.Lock()
+        self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def activate(
@@ -61,15 +66,15 @@ class Switches:
         everything stays as it was.
         """
         start = time.monotonic()
-        async with self._changing:
+        async with self._lock(model, variant):
             record = await self._record(model, variant, only)
             with self._counted(model, "activated", start):
                 if record.state == "active":
                     served = await asyncio.to_thread(self._served, record)
                     await self._engine.load(self._engine.catalog.model(model), served)
+                    await self.show(model)
                 else:
                     await self._bring_in(record, "active", actor, reason, evidence=evidence)
-                await self._publish(model)
 
     async def try_out(
         self,
@@ -91,17 +96,17 @@ class Switches:
         text = PLAN.dump_json(plan).decode()
         reason = reason or f"tried as {state}"
         start = time.monotonic()
-        async with self._changing:
+        async with self._lock(model, variant):
             record = await self._record(model, variant, only)
             with self._counted(model, state, start):
                 if record.state == state:
-                    await asyncio.to_thread(
-                        self._data.registry.replan, model, variant, text, actor=actor, reason=reason
-                    )
+                    replan = partial(self._data.registry.replan, actor=actor, reason=reason)
+                    async with self._lock(model):
+                        await asyncio.to_thread(replan, model, variant, text)
+                        await self._publish(model)
                 else:
                     told = {**(evidence or {}), "plan": PLAN.dump_python(plan, mode="json")}
                     await self._bring_in(record, state, actor, reason, plan=text, evidence=told)
-                await self._publish(model)
 
     async def deactivate(
         self,
@@ -121,14 +126,15 @@ class Switches:
         variant that can serve, unless it is to be by `force`.
         """
         start = time.monotonic()
-        async with self._changing:
+        async with self._lock(model, variant):
             record = await self._record(model, variant, only)
             if record.state == "inactive":
                 return
             with self._counted(model, "deactivated", start):
                 if record.state in CANDIDATES:
-                    await self._move_on(record, "inactive", actor, reason, evidence=evidence)
-                    await self._publish(model)
+                    async with self._lock(model):
+                        await self._move_on(record, "inactive", actor, reason, evidence=evidence)
+                        await self._publish(model)
                 else:
                     await self._drain(record, actor, force=force, reason=reason, evidence=evidence)
 
@@ -139,20 +145,22 @@ class Switches:
             return
         if record.state not in {"failed", "inactive"}:
             await self.deactivate(model, variant, actor, force=force, reason="to be retired")
-        async with self._changing:
+        async with self._lock(model, variant):
             record = await self._record(model, variant)
-            await self._move_on(record, "retired", actor, "retired")
-            await self._publish(model)
+            async with self._lock(model):
+                await self._move_on(record, "retired", actor, "retired")
+                await self._publish(model)
 
     async def set_reference(self, model: str, variant: str, actor: str) -> None:
         """Count accuracy drops from this variant. Raises `NotFound` or `Conflict`."""
-        async with self._changing:
+        async with self._lock(model):
             await asyncio.to_thread(self._data.registry.set_reference, model, variant, actor=actor)
             await self._publish(model)
 
     async def show(self, model: str) -> None:
         """Do as the registry says now, whoever changed it."""
-        async with self._changing:
+        await asyncio.to_thread(self._read, model)  # what the store has to fetch holds up nobody
+        async with self._lock(model):
             await self._publish(model)
 
     async def move(
@@ -167,6 +175,10 @@ class Switches:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _lock(self, *names: str) -> asyncio.Lock:
+        """That of a variant, held through its whole change, or, inside it, that of a model."""
+        return self._locks.setdefault(names, asyncio.Lock())
 
     @contextmanager
     def _counted(self, model: str, outcome: str, start: float) -> Iterator[None]:
@@ -189,18 +201,21 @@ class Switches:
         plan: str | None = None,
         evidence: Evidence | None = None,
     ) -> None:
-        """Move a variant into a state, loaded first where requests are to be routed to it."""
+        """Move a variant into a state, loaded first where requests are to be routed to it, and
+        show it."""
         check_transition(record.name, record.state, state)
         served = await asyncio.to_thread(self._served, record)
         known = served.key in self._engine.catalog.served()
         if state != "shadow":
             await self._engine.load(self._engine.catalog.model(record.model), served)
-        try:
-            await self._move_on(record, state, actor, reason, plan=plan, evidence=evidence)
-        except BaseException:
-            if not known:
-                await self._engine.pool.close(served.key)
-            raise
+        async with self._lock(record.model):
+            try:
+                await self._move_on(record, state, actor, reason, plan=plan, evidence=evidence)
+            except BaseException:
+                if not known:
+                    await self._engine.pool.close(served.key)
+                raise
+            await self._publish(record.model)
 
     async def _drain(
         self,
@@ -212,29 +227,41 @@ class Switches:
         evidence: Evidence | None,
     ) -> None:
         model, variant = record.model, record.name
-        served = self._engine.catalog.model(model)
         check_transition(variant, record.state, "draining")
-        if needed := await self._needed(served, variant):
-            if not force:
-                raise Conflict(f"{variant!r} is {needed}: put another in its place first, or force")
-            reason = f"{reason}, by force: it was {needed}"
+        relieved = await self._relieved(model, variant)
         async with at_work(self._data.database.claims, model, variant):
-            await self._move_on(record, "draining", actor, reason, evidence=evidence)
-            await self._engine.retire(served, variant)
-            await self._move_on(replace(record, state="draining"), "inactive", actor, "drained")
-        await self._publish(model)
+            async with self._lock(model):
+                if needed := self._needed(model, variant, relieved=relieved):
+                    if not force:
+                        raise Conflict(f"{variant!r} is {needed}: {INSTEAD}")
+                    reason = f"{reason}, by force: it was {needed}"
+                await self._move_on(
+                    record, "draining", actor, reason, evidence=evidence, spare_only=not force
+                )
+                drained = self._engine.retire(self._engine.catalog.model(model), variant)
+            await drained
+            async with self._lock(model):
+                await self._move_on(replace(record, state="draining"), "inactive", actor, "drained")
+                await self._publish(model)
 
-    async def _needed(self, served: ServedModel, variant: str) -> str | None:
-        """Why a variant should not go, in words; if it may, another one is open afterwards."""
-        if served.record.reference == variant:
-            return f"the reference of {served.spec.name!r}"
-        last = f"the last variant of {served.spec.name!r} that can serve"
-        if self._engine.routable(served) <= {variant}:
-            return last
+    async def _relieved(self, model: str, variant: str) -> bool:
+        """Whether another variant is open, if need be opened now, so that this one may go."""
+        served = self._engine.catalog.model(model)
+        if served.record.reference == variant or self._engine.routable(served) <= {variant}:
+            return False
         try:
             await self._engine.relieve(served, variant)
         except LoadFailed:
-            return last
+            return False
+        return True
+
+    def _needed(self, model: str, variant: str, *, relieved: bool) -> str | None:
+        """Why a variant should not go, in words."""
+        served = self._engine.catalog.model(model)
+        if served.record.reference == variant:
+            return f"the reference of {model!r}"
+        if not relieved or self._engine.routable(served) <= {variant}:
+            return f"the last variant of {model!r} that can serve"
         return None
 
     def _served(self, record: VariantRecord) -> ServedVariant:
@@ -254,11 +281,10 @@ class Switches:
         """Renew the snapshot; what is new in it is loaded, what is gone from it closed, meanwhile.
 
         A variant that another gateway has brought in joins the snapshot once it is loaded here.
+        The model's lock is held, so that an older state never replaces a newer one.
         """
         old = self._engine.catalog.models.get(model)
-        renewed = await asyncio.to_thread(
-            catalog.read_model, self._data, model, self._prices, was=old
-        )
+        renewed = await asyncio.to_thread(self._read, model)
         missing = [
             each for each in renewed.routed.values() if each.key not in self._engine.pool.loadings
         ]
@@ -269,6 +295,10 @@ class Switches:
         for name, served in {} if old is None else old.routed.items():
             if name not in kept:
                 self._meanwhile(self._close(renewed, served))
+
+    def _read(self, model: str) -> ServedModel:
+        was = self._engine.catalog.models.get(model)
+        return catalog.read_model(self._data, model, self._prices, was=was)
 
     def _meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -284,11 +314,13 @@ class Switches:
             log.error("variant_load_failed", variant=served.manifest.variant, error=str(error))
         else:
             await self.show(model.spec.name)
+            if served.key not in self._engine.catalog.served():  # it was on its way out meanwhile
+                await self._close(model, served)
 
     async def _close(self, model: ServedModel, served: ServedVariant) -> None:
         """Unload a variant once nothing may use it, unless it is back by then."""
         await self._engine.drained(served)
-        async with self._changing:
+        async with self._lock(model.spec.name, served.manifest.variant):
             if served.key not in self._engine.catalog.served():
                 await self._engine.forget(model, served)
 

@@ -3,6 +3,8 @@
 GearshiftError
 ├── NotFound               a model, variant, blob or key that does not exist
 ├── Conflict               the name is taken, or the state does not allow this
+│   ├── Outdated           it was changed since the caller looked at it
+│   └── BeingChanged       another gateway is at work on it
 ├── Invalid                a manifest, specification or settings file that says the wrong thing
 │   └── ArtifactRejected   a file that must not be, or cannot be, loaded
 ├── TrialFailed            the throw-away process crashed, hung or ran out of memory
@@ -41,6 +43,14 @@ class VariantNotFound(NotFound):
 
 class Conflict(GearshiftError):
     """The name is taken by something else, or the present state does not allow the change."""
+
+
+class Outdated(Conflict):
+    """It was changed by somebody else since the caller looked at it."""
+
+
+class BeingChanged(Conflict):
+    """Another gateway is at work on it; it can be tried again soon."""
 
 
 class Invalid(GearshiftError):

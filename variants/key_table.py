@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from variants import audit, tables
+from variants import audit, tables, versions
 from variants.database import Database
 from variants.errors import Conflict, NotFound
 from variants.terms import NUMBERS, UNLIMITED, Terms, allowed, names
@@ -99,7 +99,7 @@ class KeyTable:
         """
         with self._database.change() as db:
             old = _valid(db, id)
-            _change(db, id, old_hmac=old.secret.hmac, old_until=old_until, **_stored(secret))
+            _change(db, old, old_hmac=old.secret.hmac, old_until=old_until, **_stored(secret))
             evidence = {"key": id, "old_until": old_until.isoformat()}
             audit.record(db, actor=actor, action="key.rotate", reason="", evidence=evidence)
 
@@ -113,7 +113,7 @@ class KeyTable:
             key = _valid(db, id)
             if "admin" in key.scopes and not force and not _other_admins(db, id):
                 raise Conflict("this is the last admin key: make another one first, or force it")
-            _change(db, id, revoked_at=datetime.now(UTC))
+            _change(db, key, revoked_at=datetime.now(UTC))
             audit.record(db, actor=actor, action="key.revoke", reason="", evidence={"key": id})
 
     def store_anew(self, id: str, old_hmac: str, secret: Secret) -> None:
@@ -155,9 +155,9 @@ def _other_admins(db: Connection, id: str) -> bool:
     return any(key.valid_at(now) and "admin" in key.scopes for key in map(_record, rows))
 
 
-def _change(db: Connection, id: str, **values: Any) -> None:
-    version = tables.keys.c.version + 1
-    db.execute(update(tables.keys).filter_by(id=id).values(version=version, **values))
+def _change(db: Connection, key: KeyRecord, **values: Any) -> None:
+    versions.advance("key", key.version, id=key.id)
+    db.execute(update(tables.keys).filter_by(id=key.id).values(version=key.version + 1, **values))
 
 
 def _stored(secret: Secret) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from variants import audit, tables
+from variants import audit, tables, versions
 from variants.database import Database
 from variants.errors import Conflict, ModelNotFound, VariantNotFound
 from variants.lifecycle import CANDIDATES, State, check_transition
@@ -89,6 +89,7 @@ class Registry:
                     f"model {spec.name!r} exists with other inputs, outputs, labels or "
                     "preprocessing; choose another name or another data folder"
                 )
+            versions.advance("model", row.version, name=spec.name)
             db.execute(
                 update(tables.models)
                 .filter_by(name=spec.name)
@@ -114,6 +115,8 @@ class Registry:
         with self._database.change() as db:
             if _variant(_one(db, model, variant)).state != "active":
                 raise Conflict(f"only an active variant can be the reference, {variant!r} is not")
+            version = db.execute(select(tables.models.c.version).filter_by(name=model)).scalar_one()
+            versions.advance("model", version, name=model)
             db.execute(
                 update(tables.models)
                 .filter_by(name=model)
@@ -174,19 +177,24 @@ class Registry:
         plan: str | None = None,
         evidence: Mapping[str, Any] | None = None,
         only: State | None = None,
+        spare_only: bool = False,
     ) -> None:
         """Move a variant to another state and record it. Raises `NotFound` or `Conflict`.
 
         With `only` it must be in that state still: of several who decide so, one carries it out.
-        A model has one candidate at a time: `Conflict` where another one is a shadow or canary.
+        With `spare_only` it must be neither the reference nor the last active one. A model has one
+        candidate at a time: `Conflict` where another one is a shadow or canary.
         """
         with self._database.change() as db:
             old = _variant(_one(db, model, name))
+            versions.advance("variant", old.version, model=model, name=name)
             check_transition(name, old.state, state)
             if only is not None and old.state != only:
                 raise Conflict(f"variant {name!r} is {old.state}, no longer {only}")
             if state in CANDIDATES:
                 _check_alone(db, model, name)
+            if spare_only:
+                _check_spare(db, model, name)
             values: dict[str, Any] = {
                 "state": state,
                 "plan": plan,
@@ -212,6 +220,7 @@ class Registry:
         """Try a shadow or canary in another way. Raises `NotFound`, or `Conflict` for others."""
         with self._database.change() as db:
             record = _variant(_one(db, model, name))
+            versions.advance("variant", record.version, model=model, name=name)
             if record.state not in CANDIDATES:
                 raise Conflict(f"variant {name!r} is {record.state}: there is no plan to change")
             db.execute(
@@ -285,6 +294,18 @@ def _check_alone(db: Connection, model: str, name: str) -> None:
             f"{other.name!r} is the {other.state} of {model!r}, and one is tried at a time: "
             "promote or deactivate it first"
         )
+
+
+def _check_spare(db: Connection, model: str, name: str) -> None:
+    variants = tables.variants.c
+    reference = db.scalar(select(tables.models.c.reference).filter_by(name=model))
+    if reference == name:
+        raise Conflict(f"{name!r} is the reference of {model!r}: count from another one first")
+    others = select(func.count()).where(
+        variants.model == model, variants.state == "active", variants.name != name
+    )
+    if not db.scalar(others):
+        raise Conflict(f"{name!r} is the last active variant of {model!r}: activate another first")
 
 
 def _model(row: Any) -> ModelRecord:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -402,14 +402,16 @@ class Engine:
                 return
         raise LoadFailed("no other variant can be opened")
 
-    async def retire(self, model: ServedModel, variant: str) -> None:
-        """Stop routing to a variant, wait until nothing admitted may use it, and close it."""
-        served = model.variants.get(variant)
-        if served is None:
-            return
+    def retire(self, model: ServedModel, variant: str) -> Awaitable[None]:
+        """Stop routing to a variant at once; what is returned waits until nothing admitted may use
+        it, and closes it."""
         self.catalog = self.catalog.replace(model.without(variant))
-        await self.drained(served)
-        await self.forget(model, served)
+        return self._retired(model, variant)
+
+    async def _retired(self, model: ServedModel, variant: str) -> None:
+        if served := model.variants.get(variant):
+            await self.drained(served)
+            await self.forget(model, served)
 
     async def drained(self, served: ServedVariant) -> None:
         """Return once nothing that was admitted may still use a variant."""
