@@ -10,10 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.recovery import claim_name
 from tests import ladder as ladders
 from tests import world
 from tests.calls import Caller, Reply
 from tests.ladder import MODEL, Ladder
+from variants.data_folder import open_data_folder
 
 VARIANTS = f"/v1/models/{MODEL}/variants"
 REFERENCE = f"/v1/models/{MODEL}/reference"
@@ -178,6 +180,19 @@ def test_a_refusal_is_given_again_and_a_refused_precondition_is_not(client: http
     assert client.post(f"{VARIANTS}/mid/activate", headers=stale).status_code == 412
     fresh = {"Idempotency-Key": "d", "If-Match": tag(client, f"{VARIANTS}/mid")}
     assert client.post(f"{VARIANTS}/mid/activate", headers=fresh).status_code == 200
+
+
+def test_not_now_is_not_given_again(client: httpx.Client, owned: Ladder) -> None:
+    """Another gateway is at work on the variant, as its claim says."""
+    path, named = f"{VARIANTS}/mid/deactivate", {"Idempotency-Key": "busy-1"}
+    with open_data_folder(owned.root) as data:
+        release = data.database.claims.take(claim_name(MODEL, "mid"))
+        assert release is not None
+        busy = client.post(path, headers=named)
+        assert (busy.status_code, busy.headers["retry-after"]) == (409, "1")
+        release()
+    assert client.post(path, headers=named).status_code == 200
+    client.post(f"{VARIANTS}/mid/activate").raise_for_status()
 
 
 def test_a_malformed_precondition_is_refused_before_an_answer_is_given_again(

@@ -114,6 +114,39 @@ def test_a_key_and_a_variant_changed_at_one_gateway_reach_the_other(pair: Pair) 
         )
 
 
+def test_a_key_ends_while_a_variant_drains(pair: Pair) -> None:
+    with pair.one.client() as one, pair.other.client() as other, ThreadPoolExecutor(5) as pool:
+        key = one.post("/v1/keys", json={"name": "new", "scopes": ["read"]}).json()["key"]
+        with pair.other.client(key) as fresh:
+            until(lambda: fresh.get("/v1/models").status_code == 200, SOON_S)
+            asked = [pool.submit(infer, other, **pin("glacial")) for _ in range(3)]
+            time.sleep(0.3)
+            draining = pool.submit(other.post, f"{VARIANTS}/glacial/deactivate")
+            time.sleep(0.7)
+            assert one.delete(f"/v1/keys/{key.split('_')[1]}").status_code == 204
+            until(lambda: fresh.get("/v1/models").status_code == 401, SOON_S)
+            assert not draining.done()
+        assert [answer.result().status_code for answer in asked] == [200] * 3
+        assert draining.result().status_code == 200
+        assert other.post(f"{VARIANTS}/glacial/activate").status_code == 200
+
+
+def test_what_is_shown_late_is_tagged_as_it_is(pair: Pair) -> None:
+    """What the other gateway shows before it has heard of a change cannot undo that change."""
+    path, late = f"/v1/models/{MODEL}", 0
+    with pair.one.client() as one, pair.other.client() as other:
+        for variant in ("mid", "best", "mid", "best"):
+            assert one.put(f"{path}/reference", json={"variant": variant}).status_code == 200
+            seen = other.get(path)
+            if seen.json()["reference"] != variant:
+                late += 1
+                known = {"If-Match": seen.headers["etag"]}
+                undo = other.put(f"{path}/reference", json={"variant": "fast"}, headers=known)
+                assert undo.status_code == 412
+            until(lambda: other.get(path).json()["reference"] == variant, SOON_S)  # noqa: B023
+    assert late
+
+
 @pytest.mark.option("store_url")
 def test_a_variant_registered_at_one_gateway_serves_at_the_other(
     pair: Pair, tmp_path: Path

@@ -38,6 +38,7 @@ CRITERIA = {
 WRONG = {"scale": 3.0}
 SLOW = {"service_s": 0.06, "promised_s": SERVICE_S}
 CRASHES = {"fault": "crash", "fault_above": 0.5}
+HEAVY = {"load_s": 2.0}
 CANDIDATES: dict[str, dict[str, Any]] = {
     "good": {},
     "better": {},
@@ -48,6 +49,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "slow-3": SLOW,
     "crashing": CRASHES,
     "crashing-2": CRASHES,
+    "heavy": HEAVY,
+    "heavy-2": HEAVY,
 }
 
 
@@ -256,6 +259,54 @@ def test_a_canary_is_rolled_back_within_a_second_by_one_call(running: World) -> 
     found = story(running, act)
     counts = {"requests": len(found.replies), "failed": 0, **took}
     drilled("R2", "a slow canary is rolled back under load", counts)
+
+
+def test_a_roll_back_waits_for_no_other_variant_that_loads(running: World) -> None:
+    plan = {"share": {"ratio": 0.5}, "criteria": {**CRITERIA, "demote": False}}
+
+    async def act(admin: Caller, found: Load) -> None:
+        await post(admin, "better", "canary", plan)
+        async with Caller(running.gateway.port, running.gateway.key) as second:
+            loading = asyncio.create_task(post(second, "heavy", "activate"))
+            await asyncio.sleep(0.5)
+            begun = time.monotonic()
+            await post(admin, "better", "deactivate")
+            assert time.monotonic() - begun < 1.0
+            assert not loading.done()
+            assert (await loading)["state"] == "active"
+        await post(admin, "heavy", "deactivate")
+
+    story(running, act)
+
+
+def test_of_two_who_saw_the_same_one_changes_it_however_long_that_takes(running: World) -> None:
+    """The second looks while the first one's variant loads, and acts on what it sees."""
+    path = f"{VARIANTS}/heavy-2"
+
+    async def run() -> list[Reply]:
+        port, key = running.gateway.port, running.gateway.key
+        async with Caller(port, key) as first, Caller(port, key) as second:
+
+            async def canary(who: Caller, ratio: float) -> Reply:
+                tag = (await who.ask("GET", path)).headers["etag"]
+                plan = {"share": {"ratio": ratio}, "criteria": {"promote": False}}
+                return await who.ask("POST", f"{path}/canary", plan, {"If-Match": tag})
+
+            one = asyncio.create_task(canary(first, 0.1))
+            await asyncio.sleep(0.5)
+            other = await canary(second, 0.2)
+            shown = await second.ask("GET", path)
+            assert shown.json["state"] == "canary"
+            return [await one, other]
+
+    replies = asyncio.run(run())
+    assert sorted(reply.status for reply in replies) == [200, 412], [r.body for r in replies]
+    with running.gateway.client() as client:
+        won = next(reply for reply in replies if reply.status == 200)
+        seen = client.get(path)
+        assert seen.json()["rollout"]["share"] == won.json["rollout"]["share"]
+        assert seen.headers["etag"].split("-")[0] == won.headers["etag"].split("-")[0]
+        client.post(f"{path}/deactivate").raise_for_status()
 
 
 def test_keys_and_headers_choose_the_canary_and_bounds_are_kept(running: World) -> None:

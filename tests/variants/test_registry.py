@@ -15,11 +15,13 @@ from hypothesis.stateful import (
 )
 
 from tests.models import tiny_spec
+from variants import versions
 from variants.audit import Audit, AuditEntry
 from variants.database import Database
-from variants.errors import Conflict, NotFound
+from variants.errors import Conflict, NotFound, Outdated
 from variants.lifecycle import CANDIDATES, STATES, TRANSITIONS, State
 from variants.registry import Registry
+from variants.versions import Resource
 
 PROFILED: tuple[State, ...] = ("verified", "profiled")
 
@@ -127,6 +129,41 @@ def test_what_does_not_exist_is_not_found(tiny: Registry) -> None:
 
 
 # Any sequence of moves
+
+
+def test_what_is_needed_moves_only_where_that_is_asked_for(tiny: Registry) -> None:
+    for name in ("a", "b"):
+        add(tiny, name, ("verified", "profiled", "active"))
+    tiny.set_reference("tiny", "a", actor="test")
+
+    def drain(name: str, *, spare_only: bool = True) -> None:
+        tiny.move("tiny", name, "draining", actor="test", reason="", spare_only=spare_only)
+
+    with pytest.raises(Conflict, match="'a' is the reference"):
+        drain("a")
+    drain("a", spare_only=False)
+    with pytest.raises(Conflict, match="'b' is the last active variant"):
+        drain("b")
+
+
+def test_a_claimed_version_is_held_until_its_change(database: Database, tiny: Registry) -> None:
+    add(tiny, "new", ("verified",))
+    variant = Resource(kind="variant", names=(("model", "tiny"), ("name", "new")))
+    seen = versions.version(database, variant)
+    assert seen is not None
+    assert versions.claim(database, variant, frozenset({seen})) == seen + 1
+    assert versions.claim(database, variant, frozenset({seen})) is None
+
+    def move(state: State) -> None:
+        tiny.move("tiny", "new", state, actor="test", reason="")
+
+    with versions.held(variant, seen + 1) as held:
+        move("profiled")
+        assert held.version == seen + 2
+        move("inactive")  # what follows the first change belongs to it
+    with versions.held(variant, seen + 1), pytest.raises(Outdated):
+        move("retired")
+    assert tiny.variant("tiny", "new").state == "inactive"
 
 
 def test_one_variant_of_a_model_is_tried_at_a_time_by_a_plan_that_ends_with_it(
