@@ -238,6 +238,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:  # a disk that is full, a file that may not be read or written
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"gearshift: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from variants.audit import Audit
 from variants.database import TIMEOUT_S, Database
-from variants.errors import RegistryUnavailable
+from variants.errors import Invalid, RegistryUnavailable
 from variants.key_table import KeyTable
 from variants.registry import Registry
 from variants.store import Store
@@ -30,12 +30,19 @@ class DataFolder:
 
 
 def open_store(root: Path, store_url: str | None) -> Store:
-    """The store under `root`, or behind it. Raises `Invalid` for an address that is none."""
-    if store_url is None:
-        return Store(root)
-    from variants.remote import Remote
+    """The store under `root`, or behind it.
 
-    return Store(root, Remote(store_url))
+    Raises `Invalid` for an address that is none, and for a folder that cannot be made.
+    """
+    remote = None
+    if store_url is not None:
+        from variants.remote import Remote
+
+        remote = Remote(store_url)
+    try:
+        return Store(root, remote)
+    except OSError as error:
+        raise Invalid(f"data_dir {root}: {error.strerror}", field="data_dir") from error
 
 
 @contextmanager

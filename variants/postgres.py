@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, create_engine, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 
 from variants.claims import ServerClaims
 from variants.errors import (
@@ -45,13 +45,21 @@ class Postgres:
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         try:
-            import psycopg  # noqa: F401  (only to say what is missing)
+            from psycopg import ProgrammingError
+            from psycopg.conninfo import conninfo_to_dict
         except ImportError:
             raise Invalid(
                 "database_url names a PostgreSQL server: pip install 'gearshift[postgres]'",
                 field="database_url",
             ) from None
-        self.url = make_url(url).set(drivername="postgresql+psycopg")
+        try:
+            self.url = make_url(url).set(drivername="postgresql+psycopg")
+            conninfo_to_dict(self._address())
+        except (ArgumentError, ValueError, ProgrammingError):  # what it says may hold the password
+            raise Invalid(
+                "database_url is no address of a database: postgresql://user@host:port/name",
+                field="database_url",
+            ) from None
         self._refused = ""
         self._silence = Silence()
         self.claims = ServerClaims(self._claim_session, self._silence, timeout_s=timeout_s)

@@ -10,6 +10,7 @@
 """
 
 import os
+import re
 import sqlite3
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -34,6 +35,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
 WAL_IS_SAFE = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 ADVICE = "restore a backup with 'gearshift restore'"
 MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+"""How that writes a space, a tab, a line feed or a backslash; all else is as it is."""
+
 BROKEN = (
     "the disk failed to keep what was written (fsync): nothing is changed any more; "
     "check the disk, then restart"
@@ -63,9 +67,9 @@ def file_system(path: Path, mounts: str) -> str:
     Source: proc_pid_mountinfo(5): the mount point is the fifth field, the type follows " - ".
     """
     found, longest = "", -1
-    for line in mounts.splitlines():
+    for line in mounts.strip("\n").split("\n"):
         left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")  # a space is \040
+        point = _ESCAPE.sub(lambda code: chr(int(code[1], 8)), left.split(" ")[4])
         if path.is_relative_to(point) and len(point) >= longest:
             found, longest = right.split()[0], len(point)
     return found
@@ -87,7 +91,7 @@ class SqliteFile:
     def __init__(self, path: Path, *, timeout_s: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if MOUNTS.exists():
-            refuse_network(path.parent.resolve(), MOUNTS.read_text(encoding="utf-8"))
+            refuse_network(path.parent.resolve(), os.fsdecode(MOUNTS.read_bytes()))
         self.path = path
         self._timeout_s = timeout_s
         self._broken = ""

@@ -25,7 +25,9 @@ def load(path: Path, model: type[Model], context: dict[str, Any] | None = None) 
         data = tomllib.loads(text)
     except FileNotFoundError:
         raise Invalid(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except RecursionError:
+        raise Invalid(f"{path}: lists or tables are nested too deep") from None
+    except (ValueError, OSError) as error:  # also a number of thousands of digits
         raise Invalid(f"{path}: {error}") from error
     try:
         return model.model_validate(data, context=context)

@@ -49,6 +49,29 @@ def test_a_typo_in_the_environment_is_named(tmp_path: Path) -> None:
     assert_mistake(run, "GEARSHIFT_WORKER: no such option; nearest: GEARSHIFT_WORKERS")
 
 
+@pytest.mark.parametrize("value", ["[" * 3000, "9" * 5000])
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, value: str) -> None:
+    (tmp_path / "gearshift.toml").write_text(f"workers = {value}\n")
+    assert_mistake(gearshift(tmp_path, "serve"), "gearshift.toml: ")
+
+
+@pytest.mark.parametrize("url", ["postgresql://h:port/n", "postgresql://u:hunter2@[h/n", "where"])
+def test_an_address_that_is_none_is_one_line_without_its_password(tmp_path: Path, url: str) -> None:
+    run = gearshift(tmp_path, "serve", "--port", "0", GEARSHIFT_DATABASE_URL=url)
+    assert_mistake(run, "database_url")
+    assert "hunter2" not in run.stderr
+
+
+@pytest.mark.option("data_dir")
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("variants", "list"), ("gc",)])
+def test_a_data_folder_that_cannot_be_one_is_one_line(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        assert_mistake(gearshift(tmp_path, *command, GEARSHIFT_DATA_DIR=str(place)), str(place))
+
+
 @pytest.mark.option("host", "require_keys")
 def test_an_open_address_without_keys_is_not_served(tmp_path: Path) -> None:
     run = gearshift(tmp_path, "serve", "--host", "0.0.0.0", "--no-require-keys", "--port", "0")

@@ -30,6 +30,7 @@ from tests.faults.gateways import ROW, infer, until
 from tests.faults.table import drilled
 from tests.ladder import MODEL, Ladder
 from tests.variants.test_database import old
+from variants import sqlite_file
 from variants.data_folder import FILE, open_data_folder
 from variants.database import Database
 from variants.errors import GearshiftError, RegistryDamaged, RegistryUnavailable
@@ -435,6 +436,8 @@ MOUNTS = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 28 27 0:40 / /mnt/share rw,relatime - nfs4 server:/export rw
 29 27 0:41 / /mnt/win\\040share rw - cifs //server/share rw
+34 27 0:46 / /mnt/Müller rw - nfs4 server:/müller rw
+35 27 0:47 / /mnt/back\134slash rw - nfs4 server:/b rw
 30 27 0:42 / /mnt/bucket rw - fuse.s3fs s3fs rw
 31 27 0:43 / /mnt/share/local rw - ext4 /dev/vdb rw
 32 27 0:44 / /tmp rw - tmpfs tmpfs rw
@@ -450,6 +453,8 @@ MOUNTS = """\
         ("/mnt/share/local/data", "ext4", False),
         ("/mnt/shared", "ext4", False),
         ("/mnt/win share/data", "cifs", True),
+        ("/mnt/Müller/data", "nfs4", True),
+        ("/mnt/back\\slash/data", "nfs4", True),
         ("/mnt/bucket", "fuse.s3fs", True),
         ("/tmp/x", "tmpfs", False),
         ("/var/lib/docker/x", "overlay", False),
@@ -462,3 +467,20 @@ def test_a_network_file_system_is_refused(path: str, kind: str, network: bool) -
             refuse_network(Path(path), MOUNTS)
     else:
         refuse_network(Path(path), MOUNTS)
+
+
+@pytest.mark.parametrize("name", ["Müller", "win share", "データ"])
+def test_a_data_folder_on_a_network_file_system_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    root = tmp_path / name
+    written = str(root).replace(" ", r"\040")
+    table = tmp_path / "mountinfo"
+    line = f"28 27 0:40 / {written} rw,relatime - nfs4 server:/export rw\n"
+    table.write_bytes(os.fsencode(f"27 1 254:0 / / rw - ext4 /dev/vda rw\n{line}"))
+    monkeypatch.setattr(sqlite_file, "MOUNTS", table)
+    with pytest.raises(GearshiftError, match="type nfs4"), open_data_folder(root):
+        pass
+    assert not (root / FILE).exists()
+    with open_data_folder(tmp_path / "local"):
+        pass

@@ -140,3 +140,18 @@ def test_a_missing_file_or_a_folder_is_refused_by_name(tmp_path: Path) -> None:
         toml_file.load(tmp_path / "none.toml", Plan)
     with pytest.raises(Invalid, match=str(tmp_path)):
         toml_file.load(tmp_path, Plan)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = " + "[" * 3000, "nested too deep"),
+        ("x = " + "[" * 3000 + "]" * 3000, "nested too deep"),
+        ("x = " + "{a = " * 3000, "nested too deep"),
+        ("x = " + "9" * 5000, "4300 digits"),
+        ("title = [[[[1]]]]", "title"),
+        ("title = 1\u0000", "plan.toml"),
+    ],
+)
+def test_what_no_reader_can_take_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    assert words in problem(tmp_path, text)
