@@ -3,6 +3,7 @@
 `GEARSHIFT_TEST_STEPS` sets the number of steps (300).
 """
 
+import hashlib
 import itertools
 import os
 import pickle
@@ -43,7 +44,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = AdminModel(states=dict.fromkeys(BASE, "active"), reference="best")
-        self.secrets: dict[str, str] = {}
+        self.secrets: dict[str, list[str]] = {}
+        self.blobs = [os.urandom(4096) for _ in range(3)]
         self.begin()
 
     def begin(self) -> None:
@@ -56,6 +58,10 @@ class Machine(RuleBasedStateMachine):
         for name, state in self.model.states.items():
             if name not in BASE and state != "retired":
                 self.post(f"variants/{name}/retire?force=true")
+        for digest in list(self.model.uploads):
+            self.hold(
+                "cancel", self.client.delete(f"/v1/blobs/{digest}"), self.model.cancel(digest)
+            )
         for key in self.secrets:
             self.client.delete(f"/v1/keys/{key}")
         super().teardown()
@@ -78,14 +84,61 @@ class Machine(RuleBasedStateMachine):
     @rule(
         n=st.integers(0, 30),
         artifact=st.sampled_from(["good", "other", "pickle", "missing"]),
-        then=st.sampled_from(["activate", "wait"]),
+        then=st.sampled_from(["activate", "wait", "shadow", "canary"]),
+        dry=st.sampled_from([False, False, True]),
     )
-    def register(self, n: int, artifact: str, then: str) -> None:
+    def register(self, n: int, artifact: str, then: str, dry: bool) -> None:
         fresh = n == 0 or artifact in {"pickle", "missing"}
         name = f"new-{next(self.numbers)}" if fresh else sorted(self.model.states)[n % 3]
         body = {"name": name, "artifact": {"digest": self.digests[artifact]}, "then": then}
-        reply = self.post("variants", body, prefer="wait=60")
-        self.hold("register", reply, self.model.register(name, artifact, then))
+        only = "?validate=only" if dry else ""
+        reply = self.post(f"variants{only}", body, prefer="wait=60")
+        what = "dry run" if dry else f"register, then {then}"
+        self.hold(what, reply, self.model.register(name, artifact, then, dry=dry))
+        if dry and reply.status_code == 200:
+            assert reply.json()["passed"] == (artifact == "good")
+
+    @rule(n=st.integers(0, 9))
+    def look_back(self, n: int) -> None:
+        name = self.named(n)
+        reply = self.client.get(f"{URL}/variants/{name}/history")
+        self.hold("history", reply, 200 if name in self.model.states else 404)
+        if reply.status_code == 200 and name not in BASE:  # theirs is as long as the test
+            state = None
+            for line in reply.json()["history"]:
+                assert line["old_state"] == state
+                state = line["new_state"]
+            assert state == self.model.states[name]
+
+    # Uploads
+
+    @rule(n=st.integers(0, 2), shift=st.sampled_from([0, 0, 0, 1]), share=st.integers(1, 4))
+    def append(self, n: int, shift: int, share: int) -> None:
+        """Part of a blob, mostly from where it ended, to its end where it is long enough."""
+        content = self.blobs[n]
+        digest = hashlib.sha256(content).hexdigest()
+        offset = self.model.uploads.get(digest, (0, False))[0] + shift
+        part = content[offset : offset + share * len(content) // 4]
+        last = offset + len(part) >= len(content)
+        reply = self.client.patch(
+            f"/v1/blobs/{digest}",
+            content=part,
+            headers={"upload-offset": str(offset), "upload-complete": f"?{int(last)}"},
+        )
+        self.hold("append", reply, self.model.append(digest, offset, len(part), last=last))
+
+    @rule(n=st.integers(0, 2), cancel=st.booleans())
+    def look_at_upload(self, n: int, cancel: bool) -> None:
+        digest = hashlib.sha256(self.blobs[n]).hexdigest()
+        path = f"/v1/blobs/{digest}"
+        if cancel:
+            self.hold("cancel", self.client.delete(path), self.model.cancel(digest))
+        reply = self.client.head(path)
+        self.hold("upload", reply, 200 if digest in self.model.uploads else 404)
+        if reply.status_code == 200:
+            here, complete = self.model.uploads[digest]
+            assert reply.headers["upload-offset"] == str(here)
+            assert reply.headers["upload-complete"] == f"?{int(complete)}"
 
     @rule(n=st.integers(0, 9))
     def activate(self, n: int) -> None:
@@ -166,17 +219,25 @@ class Machine(RuleBasedStateMachine):
         self.hold("make key", reply, 201)
         key = reply.json()["key"]
         id = key.split("_")[1]
-        self.secrets[id], self.model.keys[id] = key, scopes
+        self.secrets[id], self.model.keys[id] = [key], scopes
 
-    @rule(n=st.integers(0, 3), scope=st.sampled_from(sorted(ROUTES)))
-    def use_key(self, n: int, scope: str) -> None:
+    @rule(n=st.integers(0, 3), scope=st.sampled_from(sorted(ROUTES)), old=st.booleans())
+    def use_key(self, n: int, scope: str, old: bool) -> None:
+        """By its secret, or by the one before it, which is valid for a while."""
         if not self.secrets:
             return
         id = sorted(self.secrets)[n % len(self.secrets)]
-        reply = self.client.get(
-            ROUTES[scope], headers={"authorization": f"Bearer {self.secrets[id]}"}
-        )
+        secret = self.secrets[id][-2:][0 if old else -1]
+        reply = self.client.get(ROUTES[scope], headers={"authorization": f"Bearer {secret}"})
         self.hold(f"use key for {scope}", reply, self.model.may(id, scope))
+
+    @rule(n=st.integers(0, 3))
+    def rotate_key(self, n: int) -> None:
+        id = sorted(self.secrets)[n % len(self.secrets)] if self.secrets else "00000000"
+        reply = self.client.post(f"/v1/keys/{id}/rotate", json={})
+        self.hold("rotate key", reply, self.model.rotate(id))
+        if reply.status_code == 200:
+            self.secrets[id].append(reply.json()["key"])
 
     @rule(n=st.integers(0, 3))
     def revoke_key(self, n: int) -> None:
