@@ -25,14 +25,14 @@ MAX_OVERLAP_S = 30 * 86400.0
 LATEST_END = datetime(3000, 1, 1, tzinfo=UTC)
 """When keys end at the latest: far from where dates end, in whatever time zone they are told."""
 
-_NOBODY = "0" * 64
+_NOBODY = Secret(hmac="0" * 64, pepper=None)
 
 
 class _Valid(NamedTuple):
-    """A key that is valid now: who it is, and the HMACs of its secrets, the old one's if any."""
+    """A key that is valid now: who it is, and its secrets, the old one or nobody's."""
 
     caller: Caller
-    hmacs: tuple[str, str]
+    secrets: tuple[Secret, Secret]
 
 
 class Keys:
@@ -58,7 +58,7 @@ class Keys:
         self._records: tuple[KeyRecord, ...] = ()
         self._valid: dict[str, _Valid] = {}
         self._tenants: dict[str, Tenant] = {}
-        self._stale: dict[str, tuple[str, Secret]] = {}
+        self._stale: dict[tuple[str, str], Secret] = {}
         self._now, self._next = -math.inf, -math.inf
         self._changing = threading.RLock()
         self.version = 0
@@ -73,14 +73,14 @@ class Keys:
     def renew(self) -> None:
         """Go by the clock, and by the pepper where it lies: ends keys and old secrets in time.
 
-        Keys that were used under the older pepper are stored under the newest one.
+        Secrets that were used and are stored under the older pepper get the newest one.
         """
         with self._changing:
             self._go_by_the_clock()  # first: the rest may fail
             self._read_peppers()
             while self._stale:
-                id, (old, new) = self._stale.popitem()
-                self._table.store_anew(id, old, new)
+                (id, old_hmac), new = self._stale.popitem()
+                self._table.store_anew(id, old_hmac, new)
 
     def _go_by_the_clock(self) -> None:
         now_s = self._clock()
@@ -110,7 +110,8 @@ class Keys:
             terms=record.terms,
             tenant=tenant,
         )
-        return _Valid(caller, (record.secret.hmac, _old(record, now)))
+        present, *old = record.secrets_at(now)
+        return _Valid(caller, (present, old[0] if old else _NOBODY))
 
     def strangers(self) -> list[str]:
         """Valid keys that were stored under a pepper that is not here: nobody can use them."""
@@ -184,18 +185,23 @@ class Keys:
     def rotate_pepper(self, *, actor: str, force: bool = False) -> None:
         """Put a new pepper before the present one and drop the one before that.
 
-        Raises `Invalid` where valid keys are still stored under the one to be dropped, unless
-        forced: they would end.
+        Raises `Invalid` where secrets of valid keys are still stored under the one to be dropped,
+        unless forced: they would end.
         """
         with self._changing:
             self.refresh()
             kept, *dropped = self._peppers.ids
             now = datetime.fromtimestamp(self._clock(), UTC)
-            ending = [r.id for r in self._records if r.valid_at(now) and r.secret.pepper != kept]
+            ending = [
+                record.id
+                for record in self._records
+                if record.valid_at(now)
+                and any(secret.pepper != kept for secret in record.secrets_at(now))
+            ]
             if dropped and ending and not force:
                 raise Invalid(
-                    f"keys {', '.join(ending[:10])} were not used since the last rotation and "
-                    "would end; use or rotate them first, or force it",
+                    f"secrets of the keys {', '.join(ending[:10])} were not used since the last "
+                    "rotation and would end; use them or rotate the keys first, or force it",
                     field="pepper",
                 )
             self._source.rotate()
@@ -217,15 +223,17 @@ class Keys:
         prefix, _, rest = token.strip().partition("_")
         id, _, secret = rest.partition("_")
         key = self._valid.get(id)
-        stored = (_NOBODY, _NOBODY) if key is None else key.hmacs
-        found = self._peppers.hmacs(secret)
-        same = [hmac.compare_digest(one, other) for one in found for other in stored]
+        stored = (_NOBODY, _NOBODY) if key is None else key.secrets
+        peppers = self._peppers
+        found = peppers.hmacs(secret)
+        same = [hmac.compare_digest(one, other.hmac) for other in stored for one in found]
         if scheme.lower() != "bearer" or prefix != "gs" or key is None or not any(same):
             raise Unauthenticated("the key is not valid")
         if need not in ("any", *key.caller.scopes):
             raise Forbidden(f"this needs a key with the scope {need!r}")
-        if not same[0] and hmac.compare_digest(found[-1], stored[0]):
-            self._stale[id] = (stored[0], Secret(hmac=found[0], pepper=self._peppers.ids[0]))
+        used = stored[0] if any(same[: len(found)]) else stored[1]
+        if used.pepper != peppers.ids[0]:
+            self._stale[id, used.hmac] = Secret(hmac=found[0], pepper=peppers.ids[0])
         return key.caller
 
     def _new_secret(self) -> tuple[str, Secret]:
@@ -250,13 +258,6 @@ def open_keys(table: KeyTable, folder: Path, *, required: bool, pepper: str | No
     keys = Keys(table, PepperSource.of(pepper, folder), required=required)
     keys.refresh()
     return keys
-
-
-def _old(record: KeyRecord, now: datetime) -> str:
-    """The HMAC of the secret before the last rotation, while that is valid."""
-    if record.old_hmac is None or record.old_until is None or record.old_until <= now:
-        return _NOBODY
-    return record.old_hmac
 
 
 def _next_end(records: Iterable[KeyRecord], now: datetime) -> float:

@@ -16,7 +16,7 @@ from variants.terms import NUMBERS, UNLIMITED, Terms, allowed, names
 class Secret:
     """What is stored of a secret: its HMAC, and what the pepper behind it is called.
 
-    `pepper` is None for keys from before peppers had names.
+    `pepper` is None for what is from before peppers had names.
     """
 
     hmac: str
@@ -27,7 +27,7 @@ class Secret:
 class KeyRecord:
     """One key; `version` grows at each change.
 
-    `old_hmac` is that of the secret before the last rotation, valid until `old_until`.
+    `old` is the secret before the last rotation, valid until `old_until`.
     """
 
     id: str
@@ -39,12 +39,18 @@ class KeyRecord:
     version: int
     terms: Terms = UNLIMITED
     expires_at: datetime | None = None
-    old_hmac: str | None = None
+    old: Secret | None = None
     old_until: datetime | None = None
 
     def valid_at(self, now: datetime) -> bool:
         """Whether it is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def secrets_at(self, now: datetime) -> tuple[Secret, ...]:
+        """The secrets of a valid key that are valid: the present one, and the old one in time."""
+        if self.old is None or self.old_until is None or self.old_until <= now:
+            return (self.secret,)
+        return self.secret, self.old
 
 
 class KeyTable:
@@ -99,7 +105,8 @@ class KeyTable:
         """
         with self._database.change() as db:
             old = _valid(db, id)
-            _change(db, old, old_hmac=old.secret.hmac, old_until=old_until, **_stored(secret))
+            kept = {"old_until": old_until, **_stored_old(old.secret)}
+            _change(db, old, **kept, **_stored(secret))
             evidence = {"key": id, "old_until": old_until.isoformat()}
             audit.record(db, actor=actor, action="key.rotate", reason="", evidence=evidence)
 
@@ -117,11 +124,11 @@ class KeyTable:
             audit.record(db, actor=actor, action="key.revoke", reason="", evidence={"key": id})
 
     def store_anew(self, id: str, old_hmac: str, secret: Secret) -> None:
-        """The same secret under another pepper, unless it was changed meanwhile."""
+        """The same secret under another pepper, the old one too, unless it is gone meanwhile."""
+        keys = update(tables.keys)
         with self._database.change() as db:
-            db.execute(
-                update(tables.keys).filter_by(id=id, secret_hmac=old_hmac).values(**_stored(secret))
-            )
+            db.execute(keys.filter_by(id=id, secret_hmac=old_hmac).values(**_stored(secret)))
+            db.execute(keys.filter_by(id=id, old_hmac=old_hmac).values(**_stored_old(secret)))
 
     def pepper_rotated(self, *, actor: str) -> None:
         """Record that there is a new pepper, and let every gateway notice."""
@@ -164,6 +171,10 @@ def _stored(secret: Secret) -> dict[str, str | None]:
     return {"secret_hmac": secret.hmac, "pepper": secret.pepper}
 
 
+def _stored_old(secret: Secret) -> dict[str, str | None]:
+    return {"old_hmac": secret.hmac, "old_pepper": secret.pepper}
+
+
 def _record(row: Any) -> KeyRecord:
     return KeyRecord(
         id=row.id,
@@ -178,6 +189,6 @@ def _record(row: Any) -> KeyRecord:
             **{name: getattr(row, name) for name in NUMBERS},
         ),
         expires_at=row.expires_at,
-        old_hmac=row.old_hmac,
+        old=None if row.old_hmac is None else Secret(hmac=row.old_hmac, pepper=row.old_pepper),
         old_until=row.old_until,
     )

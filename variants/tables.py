@@ -109,6 +109,7 @@ keys = Table(
     Column("version", Integer, nullable=False, server_default="1"),
     Column("pepper", String(12)),
     Column("old_hmac", String(64)),
+    Column("old_pepper", String(12)),
     Column("old_until", Instant),
     Column("expires_at", Instant),
     Column("allow", Text),

@@ -155,6 +155,48 @@ def test_keys_outlive_a_pepper_if_they_are_used(keys: Keys, data_folder: DataFol
     assert actions.count("key.rotate-pepper") == 2
 
 
+def test_a_secret_within_its_overlap_outlives_a_pepper_if_it_is_used(
+    keys: Keys, clock: Clock
+) -> None:
+    used, idle = (keys.create(name, INFER, actor="test") for name in ("used", "idle"))
+    keys.rotate_pepper(actor="test")
+    for key in (used, idle):
+        keys.rotate(id_of(key), overlap_s=100, actor="test")
+    assert valid(keys, used)
+    keys.renew()
+    with pytest.raises(Invalid, match=id_of(idle)) as refused:
+        keys.rotate_pepper(actor="test")
+    assert id_of(used) not in str(refused.value)
+    keys.rotate_pepper(actor="test", force=True)
+    assert [valid(keys, key) for key in (used, idle)] == [True, False]
+
+
+def test_a_secret_after_its_overlap_keeps_no_pepper(keys: Keys, clock: Clock) -> None:
+    key = keys.create("shop", INFER, actor="test")
+    keys.rotate_pepper(actor="test")
+    new = keys.rotate(id_of(key), overlap_s=100, actor="test")
+    clock.now_s += 101
+    keys.rotate_pepper(actor="test")
+    assert [valid(keys, each) for each in (key, new)] == [False, True]
+
+
+def test_an_old_secret_from_before_its_pepper_was_kept_is_named_when_used(
+    keys: Keys, data_folder: DataFolder
+) -> None:
+    key = keys.create("shop", INFER, actor="test")
+    keys.rotate_pepper(actor="test")
+    keys.rotate(id_of(key), overlap_s=100, actor="test")
+    with data_folder.database.write() as db:
+        db.exec_driver_sql("UPDATE keys SET old_pepper = NULL")
+    keys.refresh()
+    with pytest.raises(Invalid, match=id_of(key)):
+        keys.rotate_pepper(actor="test")
+    assert valid(keys, key)
+    keys.renew()
+    keys.rotate_pepper(actor="test")
+    assert valid(keys, key)
+
+
 def test_a_gateway_notices_a_pepper_that_another_process_rotated(data_folder: DataFolder) -> None:
     here = open_keys(data_folder.keys, data_folder.root, required=True)
     there = open_keys(data_folder.keys, data_folder.root, required=True)
