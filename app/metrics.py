@@ -242,6 +242,13 @@ class Metrics:
             "variant",
             "outcome",
         )
+        self._skipped = counter(
+            "shadow_skipped",
+            "Answers that were to be compared with the reference's and were not: no worker was "
+            "idle, or the last copy still ran.",
+            "model",
+            "variant",
+        )
         self._canary_requests = counter(
             "canary_requests",
             "Requests in a canary's share: answered by it, not suited to it, or by others after it "
@@ -270,7 +277,7 @@ class Metrics:
         )
         self._promise_broken = gauge(
             "variant_promise_broken",
-            "1 while a variant surely runs slower than its profile promised.",
+            "1 while a variant is surely slower than promised, or agrees less with the reference.",
             "model",
             "variant",
         )
@@ -421,6 +428,10 @@ class Metrics:
             return
         self._compared.labels(*names, "agreed").inc(alike.agreed)
         self._compared.labels(*names, "disagreed").inc(alike.n - alike.agreed)
+
+    def skipped(self, manifest: Manifest) -> None:
+        """One answer that was to be compared and was not."""
+        self._skipped.labels(manifest.model, manifest.variant).inc()
 
     def canary(self, manifest: Manifest, outcome: str) -> None:
         """One request in a canary's share: `taken`, `unsuited` or `rescued`."""

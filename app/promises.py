@@ -71,7 +71,7 @@ class Promises:
         self._due = min(1.0, self._due + self._audit_ratio)
         if self._due >= 1.0 and (audit := self.audits.get(model)) is not None:
             self._due -= 1.0
-            answer.add_done_callback(partial(_offer, audit, inputs))
+            answer.add_done_callback(partial(self._offer, audit, inputs))
 
     def standing(self, manifest: Manifest) -> Standing | None:
         """How a variant stands; None before its first run."""
@@ -98,6 +98,15 @@ class Promises:
                 await self._look()
             except Exception:  # whatever it is, the next look comes
                 log.exception("promises_not_looked_at")
+
+    def _offer(self, audit: Shadow, inputs: Tensors, future: "asyncio.Future[Answer]") -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        answer = future.result()
+        if audit.reference is None or answer.variant.key == audit.reference.key:
+            return
+        if not audit.offer(inputs, answer):
+            self._metrics.skipped(answer.variant.manifest)
 
     def _compared(self, served: ServedVariant, alike: Likeness | None) -> None:
         self._metrics.compared(served.manifest, alike)
@@ -154,13 +163,6 @@ class Promises:
             log.info("promise_not_enforced", variant=manifest.variant, reason=str(error))
         except GearshiftError as error:
             log.error("promise_not_enforced", variant=manifest.variant, reason=str(error))
-
-
-def _offer(audit: Shadow, inputs: Tensors, future: "asyncio.Future[Answer]") -> None:
-    if not future.cancelled() and future.exception() is None:
-        answer = future.result()
-        if audit.reference is not None and answer.variant.key != audit.reference.key:
-            audit.offer(inputs, answer)
 
 
 def _promised_s(served: ServedVariant, rows: int) -> float:

@@ -67,6 +67,8 @@ class Trial:
             tell=self._compared,
         )
         self.times_s = self.shadow.times_s
+        self.skipped = 0
+        """Answers in its share that were not compared: no worker was idle, or the last one runs."""
         self._metrics = metrics
         self._agreed = Count()
         self._copies_failed = Count()
@@ -91,15 +93,22 @@ class Trial:
                 self.times_s.append(answer.run_s)
         if self.rollout.state == "canary":
             if mine and self.shadow.reference is not None:
-                self.shadow.offer(inputs, answer)
+                self._offer(inputs, answer)
             return
         self._due += self.rollout.plan.share.ratio
         if self._due >= 1.0:
             self._due -= 1.0
-            self.shadow.offer(inputs, answer)
+            self._offer(inputs, answer)
+
+    def _offer(self, inputs: Tensors, answer: Answer) -> None:
+        if not self.shadow.offer(inputs, answer):
+            self.skipped += 1
+            self._metrics.skipped(self.rollout.served.manifest)
 
     def _compared(self, served: ServedVariant, alike: Likeness | None) -> None:
         self._metrics.compared(served.manifest, alike)
+        if served.key != self.rollout.served.key:  # it is the reference that failed
+            return
         self._copies_failed = self._copies_failed.plus(alike is None)
         if alike is not None:
             agreed = self._agreed

@@ -87,6 +87,10 @@ class RolloutOut(BaseModel):
     failed: int
     compared: int = Field(description="rows compared with the reference")
     agreed: int
+    skipped: int = Field(
+        description="answers in its share that were not compared: no worker was idle, or the last "
+        "copy still ran. One a second is compared all the same"
+    )
     latency_ms: LatencyOut | None = Field(description="of its last runs")
 
 

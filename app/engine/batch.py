@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from app.catalog import ServedVariant
-from app.engine.worker import LocalWorker, RunFailed, RunResult
+from app.engine.worker import RunFailed, RunResult
 from router.correction import Correction
 from router.fleet import Queued
 from variants.runtimes import Tensor, Tensors
@@ -67,14 +67,13 @@ def stack(entries: Sequence[Entry]) -> Tensors:
     return {name: np.concatenate([entry.inputs[name] for entry in entries]) for name in names}
 
 
-def check_outputs(batch: Batch, worker: LocalWorker, result: RunResult) -> None:
-    """Replace a worker whose outputs are not what the model promises. Raises `RunFailed`."""
-    for output in batch.spec.outputs:
-        shape = (batch.rows, *output.shape)
+def check_outputs(spec: ModelSpec, rows: int, result: RunResult) -> None:
+    """Raises `RunFailed` for outputs that are not what the model promises."""
+    for output in spec.outputs:
+        shape = (rows, *output.shape)
         found = result.outputs.get(output.name)
         if found is None or found.shape != shape or found.dtype != output.dtype:
             seen = "missing" if found is None else f"{found.dtype.name}{list(found.shape)}"
-            worker.kill("garbage", batch.served.key)
             raise RunFailed(
                 f"output {output.name!r} is {seen}; the model promises {output.dtype}{list(shape)}"
             )

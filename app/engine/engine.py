@@ -559,7 +559,11 @@ class Engine:
             now = time.monotonic()
             begun = max(begun, min(slot.released_s, now - result.run_s))
             self._handover.observe(now - begun - result.run_s)
-            check_outputs(batch, worker, result)
+            try:
+                check_outputs(batch.spec, batch.rows, result)
+            except RunFailed:
+                worker.kill("garbage", batch.served.key)
+                raise
             ratio = batch.correction.observe(batch.rows, result.run_s, time.monotonic())
             self._metrics.batch(
                 batch.served.manifest, rows=batch.rows, run_s=result.run_s, ratio=ratio

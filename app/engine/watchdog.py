@@ -1,6 +1,7 @@
 """Ends a worker that is silent for too long, unless it was this process that slept."""
 
 import asyncio
+from collections.abc import Callable
 
 from app.engine.worker import LocalWorker
 
@@ -9,11 +10,17 @@ LATE_S = 0.25
 
 
 class Watchdog:
-    """Kills a worker after `limit_s`, until it is cancelled. A stop of this process begins anew."""
+    """Kills a worker after `limit_s`, until it is cancelled.
 
-    def __init__(self, worker: LocalWorker, limit_s: float) -> None:
+    Where this process was stopped, or the worker is `excused` then, the time begins anew.
+    """
+
+    def __init__(
+        self, worker: LocalWorker, limit_s: float, *, excused: Callable[[], bool] = lambda: False
+    ) -> None:
         self._worker = worker
         self._limit_s = limit_s
+        self._excused = excused
         self._loop = asyncio.get_running_loop()
         self._wait()
 
@@ -26,7 +33,7 @@ class Watchdog:
         self._timer = self._loop.call_at(self._due_s, self._look)
 
     def _look(self) -> None:
-        if self._loop.time() - self._due_s > LATE_S:
+        if self._loop.time() - self._due_s > LATE_S or self._excused():
             self._wait()
         else:
             self._worker.kill("hang")

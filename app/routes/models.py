@@ -288,6 +288,7 @@ def _rollout(parts: Services, model: str, variant: str) -> RolloutOut | None:
         failed=seen.failed.hits,
         compared=seen.agreed.n,
         agreed=seen.agreed.hits,
+        skipped=trial.skipped,
         latency_ms=None if latency_s is None else latency_out(latency_s),
     )
 

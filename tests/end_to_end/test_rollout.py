@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tests import models, world
 from tests.calls import Caller, Reply
 from tests.faults.table import drilled
 from variants.data_folder import open_data_folder
+from variants.lifecycle import State
 
 MODEL = "gears"
 VARIANTS = f"/v1/models/{MODEL}/variants"
@@ -104,7 +105,14 @@ class Load:
 
 
 @asynccontextmanager
-async def load(port: int, key: str, headers: dict[str, str] | None = None) -> AsyncIterator[Load]:
+async def load(
+    port: int,
+    key: str,
+    headers: dict[str, str] | None = None,
+    *,
+    callers: int = CONCURRENCY,
+    pause_s: float = 0.006,
+) -> AsyncIterator[Load]:
     """Callers that ask again and again, each with a pause now and then, so that there is room."""
     found, done = Load(), asyncio.Event()
 
@@ -113,10 +121,10 @@ async def load(port: int, key: str, headers: dict[str, str] | None = None) -> As
             while not done.is_set():
                 reply = await caller.infer({"model": MODEL, "inputs": ROW}, headers)
                 found.replies.append((reply, reply.headers.get("infer-variant", "").strip('"')))
-                await asyncio.sleep(0.006)
+                await asyncio.sleep(pause_s)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(CONCURRENCY):
+        for _ in range(callers):
             group.create_task(ask())
         try:
             yield found
@@ -233,6 +241,97 @@ def test_a_bad_canary_is_demoted_and_no_request_fails(
     counts = {"requests": len(found.replies), "by it": found.variants[name], "failed": 0, **took}
     what = f"a bad canary ({name.rstrip('-23')}) with {ratio:.0%} is demoted under load"
     drilled("R1", what, counts)
+
+
+@contextmanager
+def gateway_of(root: Path, variants: dict[str, dict[str, Any]]) -> Iterator[world.Gateway]:
+    """A gateway with one worker; `old` is the reference, `older` serves too, any other waits."""
+    spec = replace(models.tiny_spec(MODEL), task="tensors", labels=())
+    with open_data_folder(root) as data:
+        data.registry.put_model(spec, None, actor="test")
+        for name, plan in variants.items():
+            state: State = "active" if name in {"old", "older"} else "inactive"
+            ladders.publish_fake(data, name, state=state, **{"service_s": SERVICE_S, **plan})
+        data.registry.set_reference(MODEL, "old", actor="test")
+        key = world.make_key(data)
+    env = {**ladders.ENV, "GEARSHIFT_WORKERS": "1", "GEARSHIFT_PIN_WORKERS": "false"}
+    with world.gateway(root, key, env=env) as gateway:
+        yield gateway
+        assert "Traceback" not in "".join(gateway.log)
+
+
+@pytest.mark.parametrize("fault", ["its file is damaged", "it fails"])
+def test_what_befalls_the_reference_is_not_held_against_a_shadow(
+    tmp_path: Path, fault: str
+) -> None:
+    """Where the reference cannot be run on copies, the answers that callers got of it are left."""
+    fails = {"fault": "shape", "fault_above": 4.5} if fault == "it fails" else {}
+    plan = {"share": {"ratio": 1.0}, "criteria": {**CRITERIA, "promote": False}}
+    root = tmp_path / "data"
+
+    async def run(gateway: world.Gateway) -> None:
+        async with (
+            load(gateway.port, gateway.key, {"Infer-Variants": '"old"'}),
+            Caller(gateway.port, gateway.key) as admin,
+        ):
+            await post(admin, "new", "shadow", plan)
+            end = time.monotonic() + WITHIN_S
+            while True:
+                if fault == "it fails":
+                    body = {"model": MODEL, "inputs": [5.0, 0.0, 0.0, 5.0]}
+                    await admin.infer(body, {"Infer-Variants": '"older"'})
+                detail = (await admin.ask("GET", f"{VARIANTS}/new")).json
+                assert detail["state"] == "shadow", detail["history"][-1]["reason"]
+                metrics = (await admin.ask("GET", "/metrics")).body.decode()
+                told = 'shadow_rows_total{model="gears",outcome="failed",variant="old"}' in metrics
+                if told and detail["rollout"] and detail["rollout"]["verdict"] == "promote":
+                    break
+                assert time.monotonic() < end, (detail["rollout"], told)
+                await asyncio.sleep(0.05)
+            assert detail["rollout"]["failed"] == 0 < detail["rollout"]["agreed"]
+
+    with gateway_of(root, {"old": fails, "older": {}, "new": {}}) as gateway:
+        with open_data_folder(root) as data:
+            manifest = data.registry.variant(MODEL, "old").manifest_id
+            assert manifest is not None
+            blob = data.store.blob_path(data.store.manifest(manifest).artifact.digest)
+        if fault == "its file is damaged":
+            blob.chmod(0o600)
+            blob.write_bytes(blob.read_bytes() + b" ")
+        asyncio.run(run(gateway))
+
+
+def test_a_wrong_canary_is_told_by_its_answers_however_busy_the_gateway_is(
+    tmp_path: Path,
+) -> None:
+    plan = {"share": {"ratio": 0.5}, "criteria": {**CRITERIA, "max_slow_excess": 1.0}}
+
+    async def run(gateway: world.Gateway) -> None:
+        busy = load(gateway.port, gateway.key, callers=16, pause_s=0.0)
+        async with busy, Caller(gateway.port, gateway.key) as admin:
+            await asyncio.sleep(0.5)
+            await post(admin, "wrong", "canary", plan)
+            skipped, end = 0, time.monotonic() + WITHIN_S
+            while True:
+                detail = (await admin.ask("GET", f"{VARIANTS}/wrong")).json
+                if detail["state"] == "inactive":
+                    break
+                if detail["rollout"]:
+                    skipped = max(skipped, detail["rollout"]["skipped"])
+                assert time.monotonic() < end, detail["rollout"]
+                await asyncio.sleep(0.05)
+            assert broken(detail) == {"agreement"}
+            assert skipped > 0
+            metrics = (await admin.ask("GET", "/metrics")).body.decode()
+            assert 'shadow_skipped_total{model="gears",variant="wrong"}' in metrics
+
+    variants = {
+        "old": {"service_s": 0.02},
+        "older": {"service_s": 0.02},
+        "wrong": {"service_s": 0.02, **WRONG},
+    }
+    with gateway_of(tmp_path / "data", variants) as gateway:
+        asyncio.run(run(gateway))
 
 
 def test_a_canary_is_rolled_back_within_a_second_by_one_call(running: World) -> None:
