@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from app.http_edge import SECURITY
+
 TIMEOUT_S = 20.0
 LEAKS = (b"Traceback", b'File "', b"/site-packages/", b"/blobs/", b".py")
 
@@ -79,10 +81,10 @@ class Connection:
             if head is None:
                 return None
             first, *lines = head.decode("latin-1").split("\r\n")
-            headers = {
-                name.lower(): value.strip()
-                for name, _, value in (line.partition(":") for line in lines if line)
-            }
+            headers: dict[str, str] = {}
+            for name, _, value in (line.partition(":") for line in lines if line):
+                known = headers.get(name.lower())
+                headers[name.lower()] = value.strip() if known is None else f"{known}, {value}"
             status = int(first.split()[1])
             if status >= 200:
                 return Answer(status=status, headers=headers, body=self._body(headers))
@@ -169,9 +171,11 @@ def ask(port: int, data: bytes) -> Answer:
 
 
 def assert_problem(answer: Answer, status: int, code: str) -> dict[str, Any]:
-    """Hold a refusal against RFC 9457 and the promise that nothing inside leaks."""
+    """Hold a refusal against RFC 9457, with its headers, and nothing inside may leak."""
     assert (answer.status, answer.body[:0]) == (status, b""), (answer.status, answer.body[:400])
     assert answer.headers["content-type"] == "application/problem+json"
+    for name, value in SECURITY:
+        assert answer.headers.get(name) == value, (name, answer.headers)
     problem: dict[str, Any] = answer.json()
     assert problem["type"] == f"urn:gearshift:problem:{problem['code']}"
     assert problem["status"] == status

@@ -216,7 +216,7 @@ class Nginx:
         line = "server 127.0.0.1:8080 max_fails=0;"
         servers = [f"server 127.0.0.1:{port} max_fails=0;" for port in self.ports]
         text = CONFIGURATION.read_text(encoding="utf-8")
-        assert text.count(line) == 1 and text.count("listen 80;") == 1
+        assert text.count(line) == 2 and text.count("listen 80;") == 1
         text = text.replace(line, "\n    ".join(servers))
         text = text.replace("listen 80;", f"listen 127.0.0.1:{self.port};")
         for old, new in self.changed.items():

@@ -8,15 +8,20 @@ import hashlib
 import inspect
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests import servers
+from app.http_edge import SECURITY
+from tests import ladder as ladders
+from tests import servers, world
 from tests.edge import Edge
 from tests.end_to_end import test_protocol
-from tests.raw import assert_problem, request
+from tests.ladder import Ladder
+from tests.raw import ask, assert_problem, request
 from tests.servers import Nginx
 
 BY_NGINX = {
@@ -117,6 +122,86 @@ def test_a_body_that_pauses_is_cut_off_and_never_reaches_the_gateway(edge: Edge)
             assert 0.5 < time.monotonic() - started < 3
         through.assert_alive()
     assert test_protocol.metric(edge, "gearshift_client_closed_total") == before
+
+
+def drip(through: Through, pause_s: float, within_s: float) -> tuple[bool, float]:
+    """A byte of a body at a time: whether the connection ends in time, and the seconds."""
+    started = time.monotonic()
+    with through.connect("slow") as connection:
+        given = [("content-length", "500")]
+        connection.send(request("POST", "/infer", b"{", key=through.key, headers=given))
+        while (taken_s := time.monotonic() - started) < within_s:
+            connection.send(b" ")
+            if connection.readable(pause_s):
+                return True, taken_s
+    return False, within_s
+
+
+def test_a_body_that_drips_stays_with_nginx(edge: Edge) -> None:
+    """nginx bounds pauses only; such a body takes no room of a gateway until it is whole."""
+    changed = {"client_body_timeout 4s": "client_body_timeout 1s"}
+    with servers.nginx(edge.port, changed=changed) as nginx:
+        through = Through(gateway=edge.gateway, data_dir=edge.data_dir, keys=edge.keys, nginx=nginx)
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(drip, through, 0.3, 3)
+            time.sleep(1)
+            assert test_protocol.metric(edge, "gearshift_inflight_requests") == 1  # the scrape
+            through.assert_alive()
+            assert ended.result() == (False, 3)
+
+
+def test_a_body_that_drips_ends_where_the_gateway_may_bound_it(edge: Edge) -> None:
+    """The line that docs/operating.md tells of."""
+    line = "proxy_next_upstream_tries 2;"
+    changed = {line: f"{line} proxy_request_buffering off;"}
+    with servers.nginx(edge.port, changed=changed) as nginx:
+        through = Through(gateway=edge.gateway, data_dir=edge.data_dir, keys=edge.keys, nginx=nginx)
+        ended, taken_s = drip(through, 0.3, 10)
+        assert ended and taken_s < 4
+        through.assert_alive()
+
+
+def test_what_a_gateway_answers_has_each_security_header_once(through: Through) -> None:
+    for method, target, body in (("POST", "/infer", test_protocol.VALID), ("GET", "/healthz", b"")):
+        answer = through.send("valid", request(method, target, body, key=through.key))
+        assert answer.status == 200
+        for name, value in SECURITY:
+            assert answer.headers[name] == value
+
+
+def test_an_address_has_so_many_requests_open(through: Through) -> None:
+    changed = {"limit_conn gearshift_peers 200": "limit_conn gearshift_peers 1"}
+    slow = test_protocol.post(through, b'{"model": "patient", "inputs": [1500]}')
+    with servers.nginx(through.gateway.port, changed=changed) as nginx:
+        narrow = replace(through, nginx=nginx)
+        with narrow.connect("peers") as first, narrow.connect("peers") as second:
+            first.send(slow)
+            assert not first.readable(0.05)
+            second.send(request("GET", "/healthz"))
+            answer = second.answer()
+            assert answer is not None
+            assert_problem(answer, 429, "too-many-connections")
+
+
+def test_the_parts_of_an_upload_reach_one_gateway(ladder: Ladder, tmp_path: Path) -> None:
+    env = {**ladders.ENV, "GEARSHIFT_WORKERS": "1"}
+    other = ladder.copy(tmp_path / "other")
+    content = b"parts" * 2000
+    with (
+        world.gateway(ladder.root, ladder.key, env=env) as one,
+        world.gateway(other.root, other.key, env=env) as two,
+        servers.nginx(one.port, two.port) as nginx,
+    ):
+        for number in range(3):
+            whole = content + bytes([number])
+            path = f"/v1/blobs/{hashlib.sha256(whole).hexdigest()}"
+            for at in range(0, len(whole), 2500):
+                part = whole[at : at + 2500]
+                last = at + len(part) == len(whole)
+                given = [("upload-offset", str(at)), ("upload-complete", f"?{int(last)}")]
+                data = request("PATCH", path, part, key=ladder.key, headers=given)
+                answer = ask(nginx.port, data)
+                assert answer.status == (201 if last else 202), answer
 
 
 def test_an_upload_passes_straight_through_and_goes_on(through: Through) -> None:
