@@ -40,11 +40,15 @@ class ServedVariant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """A variant on its way in: a `shadow` gets copies of requests, a `canary` a share of them."""
+    """A variant on its way in: a `shadow` gets copies of requests, a `canary` a share of them.
+
+    `version` is that of its record; it may grow though nothing else has changed.
+    """
 
     served: ServedVariant
     state: State
     plan: Plan
+    version: int = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -149,7 +153,7 @@ def read_model(
             active[variant.name] = found
             del others[variant.name]
         else:
-            rollout = Rollout(served=found, state=variant.state, plan=plan)
+            rollout = Rollout(served=found, state=variant.state, plan=plan, version=variant.version)
     tokenizer = None if was is None else was.tokenizer
     return ServedModel(
         record=record,

@@ -1,8 +1,8 @@
 """New variants on their way in: who is sent to them, what is seen of them, and what follows.
 
-Each gateway counts its own traffic and writes its verdict by itself; where another has done so
-before, the registry's check of states makes the second one void. Costs nothing while no variant is
-being tried.
+Each gateway counts its own traffic and writes its verdict by itself; where somebody has changed
+anything of the variant since it was judged, as its state or its plan, the verdict is void. Costs
+nothing while no variant is being tried.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from variants.agreement import Likeness
 from variants.errors import Conflict, GearshiftError, NotFound
 from variants.profile import Quantiles
 from variants.runtimes import Tensors
+from variants.versions import Resource, held
 
 log = structlog.get_logger()
 
@@ -212,7 +213,9 @@ class Rollouts:
                 self._trials[name] = Trial(self._engine, self._metrics, model, model.rollout)
 
     async def _judge(self, model: str, trial: Trial) -> None:
-        if time.monotonic() < trial.again_s:
+        served = self._engine.catalog.models.get(model)
+        rollout = None if served is None else served.rollout
+        if time.monotonic() < trial.again_s or rollout is None or rollout != trial.rollout:
             return
         verdict, findings = trial.judge()
         criteria = trial.rollout.plan.criteria
@@ -223,9 +226,11 @@ class Rollouts:
         if verdict == "wait" or not carried_out:
             return
         trial.again_s = time.monotonic() + AGAIN_S
+        log.info("verdict_begun", model=model, variant=trial.rollout.name, verdict=verdict)
         evidence = {"verdict": verdict, "counts": asdict(trial.seen), "findings": _plain(findings)}
         try:
-            await self._carry_out(model, trial.rollout, verdict, reason, evidence)
+            with held(_resource(model, rollout), rollout.version):
+                await self._carry_out(model, rollout, verdict, reason, evidence)
         except (Conflict, NotFound) as error:
             log.info("verdict_void", model=model, variant=trial.rollout.name, reason=str(error))
             await self._switches.show(model)
@@ -260,6 +265,10 @@ class Rollouts:
                 reason=why,
                 evidence=evidence,
             )
+
+
+def _resource(model: str, rollout: Rollout) -> Resource:
+    return Resource(kind="variant", names=(("model", model), ("name", rollout.name)))
 
 
 class _Headers(Mapping[str, str]):

@@ -4,6 +4,7 @@ Callers must not notice: each request is answered, and rightly, whatever the can
 """
 
 import asyncio
+import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from router.rollout import PLAN
 from tests import ladder as ladders
 from tests import models, world
 from tests.calls import Caller, Reply
@@ -331,6 +333,40 @@ def test_a_wrong_canary_is_told_by_its_answers_however_busy_the_gateway_is(
         "wrong": {"service_s": 0.02, **WRONG},
     }
     with gateway_of(tmp_path / "data", variants) as gateway:
+        asyncio.run(run(gateway))
+
+
+def test_a_verdict_is_void_where_the_plan_was_changed_since(tmp_path: Path) -> None:
+    """By another gateway, while this one already opens the variant that it is about to promote."""
+    kept = {"share": {"ratio": 1.0}, "criteria": {**CRITERIA, "promote": False}}
+    root = tmp_path / "data"
+
+    async def run(gateway: world.Gateway) -> None:
+        async with load(gateway.port, gateway.key), Caller(gateway.port, gateway.key) as admin:
+            await post(admin, "new", "shadow", {**kept, "criteria": {**CRITERIA, "promote": True}})
+            end = time.monotonic() + WITHIN_S
+            while not any("verdict_begun" in line for line in gateway.log):
+                assert time.monotonic() < end, gateway.log[-3:]
+                await asyncio.sleep(0.02)
+            with open_data_folder(root) as data:
+                text = PLAN.dump_json(PLAN.validate_json(json.dumps(kept))).decode()
+                data.registry.replan(MODEL, "new", text, actor="other", reason="by people")
+            while not any("verdict_void" in line for line in gateway.log):
+                detail = (await admin.ask("GET", f"{VARIANTS}/new")).json
+                assert detail["state"] == "shadow", detail["history"][-1]
+                assert time.monotonic() < end
+                await asyncio.sleep(0.05)
+            while True:
+                detail = (await admin.ask("GET", f"{VARIANTS}/new")).json
+                assert detail["state"] == "shadow"
+                found = detail["rollout"]
+                if found and not found["plan"]["criteria"]["promote"]:
+                    if found["verdict"] == "promote":
+                        break
+                assert time.monotonic() < end, found
+                await asyncio.sleep(0.05)
+
+    with gateway_of(root, {"old": {}, "older": {}, "new": {"load_s": 2.0}}) as gateway:
         asyncio.run(run(gateway))
 
 
