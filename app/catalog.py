@@ -138,13 +138,14 @@ def read_model(
     active: dict[str, ServedVariant] = {}
     others: dict[str, State] = {}
     rollout: Rollout | None = None
+    bring = data.store.heal if was is None else data.store.blob_path  # healed once, it is big
     for variant in data.registry.variants(name):
         others[variant.name] = variant.state
         if variant.state not in {"active", *CANDIDATES} or variant.manifest_id is None:
             continue
         try:
             found = served(data.store.manifest(variant.manifest_id), prices)
-            data.store.blob_path(found.manifest.artifact.digest)  # so that workers find it here
+            bring(found.manifest.artifact.digest)  # so that workers find it here
             plan = _plan(variant)
         except (Invalid, NotFound, StorageBroken) as error:  # the others are served
             log.error("manifest_damaged", model=name, variant=variant.name, error=str(error))

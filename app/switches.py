@@ -268,7 +268,7 @@ class Switches:
         if record.manifest_id is None:
             raise Conflict(f"variant {record.name!r} is {record.state} and was never profiled")
         manifest = self._data.store.manifest(record.manifest_id)
-        self._data.store.blob_path(manifest.artifact.digest)  # so that workers find it here
+        self._data.store.heal(manifest.artifact.digest)  # so that workers find it here
         return catalog.served(manifest, self._prices)
 
     async def _record(self, model: str, variant: str, only: State | None = None) -> VariantRecord:

@@ -127,13 +127,30 @@ class Store:
                 self._remote.remove(name)
         (self.root / name).unlink(missing_ok=True)
 
-    def touch(self, digest: str) -> None:
-        """A blob that is wanted again counts as written now: it will not be swept as old."""
-        path = self.blob_path(digest)
+    def touch(self, digest: str) -> bool:
+        """Whether the blob is stored whole; then it counts as written now, not to be swept as old.
+
+        All of it is held against its digest. May raise `StorageBroken`.
+        """
+        path = self._blob_path(digest)
+        with suppress(NotFound, Invalid):
+            self.heal(digest)
+        if not _is_whole(path, digest):
+            return False
         with suppress(OSError):
             os.utime(path)
         if self._remote is not None:
             self._remote.put(path, _blob_name(digest))
+        return True
+
+    def heal(self, digest: str) -> None:
+        """Fetch a copy again that is missing here or damaged; a store without a remote cannot.
+
+        Raises `NotFound`, `Invalid` where the remote's is damaged too, and `StorageBroken`.
+        """
+        path = self._blob_path(digest)
+        if self._remote is not None and not _is_whole(path, digest):
+            self._fetch(self._remote, digest, path)
 
     @contextmanager
     def incoming(self) -> Iterator[Incoming]:
@@ -265,6 +282,12 @@ class Store:
         if self._remote is not None:
             self._remote.put(path, name)
         _place(file, path, self.root / name)
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    with suppress(FileNotFoundError):
+        return file_sha256(path) == digest
+    return False
 
 
 def _blob_name(digest: str) -> str:

@@ -117,8 +117,9 @@ async def _receive(
 ) -> BlobOut:
     """Take the body in: all of the blob (`offset` None), or what follows the bytes so far."""
     receiving, settings = parts.receiving, parts.settings
-    if (size_bytes := await _stored(parts, digest)) is not None:
-        await receiving.on_thread(parts.data.store.touch, digest)
+    store, size_bytes = parts.data.store, await _stored(parts, digest)
+    # One that is damaged is replaced by what is sent now.
+    if size_bytes is not None and await receiving.on_thread(store.touch, digest):
         response.status_code = 200
         return _told(response, digest, size_bytes, complete=True)
     uploads = receiving.uploads

@@ -137,6 +137,20 @@ def resumed(client: httpx.Client, path: str, content: bytes) -> int:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_a_damaged_blob_is_replaced_by_an_upload(
+    client: httpx.Client, owned: Ladder, method: str
+) -> None:
+    content, path = blob(f"damaged {method}")
+    headers = {"upload-offset": "0"} if method == "PATCH" else {}
+    assert client.request(method, path, content=content, headers=headers).status_code == 201
+    lies = owned.root / "blobs" / path[10:12] / path[10:]
+    lies.write_bytes(content[:-1] + b"?")
+    assert client.request(method, path, content=content, headers=headers).status_code == 201
+    assert lies.read_bytes() == content
+    assert client.request(method, path, content=content, headers=headers).status_code == 200
+
+
 def test_an_upload_at_once_that_is_cut_leaves_nothing(
     client: httpx.Client, shared: world.Gateway
 ) -> None:

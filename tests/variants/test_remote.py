@@ -71,6 +71,40 @@ def test_a_damaged_blob_is_not_taken(url: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "other" / "incoming").iterdir())
 
 
+def spoil(place: Path) -> None:
+    place.write_bytes(WEIGHTS[:-1] + b"!")
+
+
+def test_a_damaged_copy_never_replaces_the_good_one_and_is_fetched_again(
+    url: str, tmp_path: Path
+) -> None:
+    one = store(tmp_path / "one", url)
+    digest = one.put_bytes(WEIGHTS)
+    for heal in (one.touch, one.heal):
+        spoil(one.blob_path(digest))
+        heal(digest)
+        assert one.blob_path(digest).read_bytes() == WEIGHTS
+        assert store(tmp_path / heal.__name__, url).blob_path(digest).read_bytes() == WEIGHTS
+
+
+def test_a_damaged_object_is_replaced_by_a_whole_copy_or_by_an_upload(
+    url: str, tmp_path: Path
+) -> None:
+    one = store(tmp_path / "one", url)
+    digest = one.put_bytes(WEIGHTS)
+    spoil(bad := tmp_path / "bad")
+    Remote(url).put(bad, f"blobs/{digest[:2]}/{digest}")
+    assert one.touch(digest)
+    assert store(tmp_path / "two", url).blob_path(digest).read_bytes() == WEIGHTS
+    Remote(url).put(bad, f"blobs/{digest[:2]}/{digest}")
+    spoil(one.blob_path(digest))
+    assert not one.touch(digest)
+    with pytest.raises(Invalid, match="damaged"):
+        one.heal(digest)
+    assert one.put_bytes(WEIGHTS) == digest
+    assert store(tmp_path / "three", url).blob_path(digest).read_bytes() == WEIGHTS
+
+
 def test_a_local_copy_alone_does_not_count_as_stored(url: str, tmp_path: Path) -> None:
     one = store(tmp_path / "one", url)
     digest = one.put_bytes(WEIGHTS)

@@ -191,3 +191,14 @@ def test_small_blobs_are_read_whole_and_held_against_their_digest(store: Store) 
         store.read_bytes(digest, max_bytes=5)
     with pytest.raises(NotFound):
         store.read_bytes("0" * 64, max_bytes=5)
+
+
+def test_a_damaged_blob_is_told_apart_and_repaired(store: Store) -> None:
+    digest = store.put_bytes(b"weights")
+    assert store.touch(digest)
+    for damaged in (b"weighty", b"weight", b""):
+        store.blob_path(digest).write_bytes(damaged)
+        assert not store.touch(digest)
+        assert store.put_bytes(b"weights") == digest
+        assert store.touch(digest)
+    assert not store.touch("0" * 64)
