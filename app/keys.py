@@ -164,6 +164,20 @@ class Keys:
         self.refresh()
         return f"gs_{id}_{text}"
 
+    def create_first(self, name: str, scopes: frozenset[str], *, actor: str) -> str | None:
+        """As `create` where there has never been a key; None elsewhere.
+
+        Of several gateways that start at once, one makes it.
+        """
+        if self._table.all():  # the usual case needs no writing
+            return None
+        id = secrets.token_hex(4)
+        text, secret = self._new_secret()
+        if not self._table.add_first(id=id, name=name, secret=secret, scopes=scopes, actor=actor):
+            return None
+        self.refresh()
+        return f"gs_{id}_{text}"
+
     def rotate(self, id: str, *, overlap_s: float, actor: str) -> str:
         """A new secret for a key, returned whole; the old one stays valid for the overlap.
 

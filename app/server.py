@@ -62,13 +62,14 @@ def run(
         app = create_app(options, data, processes)
         services: Services = app.state.services
         services.metrics.count_dropped_logs(lambda: lines.dropped)
-        if not data.keys.all() and settings.require_keys:
-            key = services.keys.create(
+        if settings.require_keys:
+            key = services.keys.create_first(
                 "first admin",
                 frozenset({"infer", "read", "admin", "metrics"}),
                 actor="first start",
             )
-            print(f"First start: the admin key, shown once: {key}", file=sys.stderr)
+            if key is not None:
+                print(f"First start: the admin key, shown once: {key}", file=sys.stderr)
         host, port = listeners[0].getsockname()[:2]
         config = uvicorn.Config(
             app,

@@ -71,32 +71,18 @@ class KeyTable:
         expires_at: datetime | None = None,
     ) -> None:
         """Store a key."""
-        numbers = {name: getattr(terms, name) for name in NUMBERS}
-        allow = None if terms.allow is None else names(terms.allow)
         with self._database.change() as db:
-            db.execute(
-                insert(tables.keys).values(
-                    id=id,
-                    name=name,
-                    secret_hmac=secret.hmac,
-                    pepper=secret.pepper,
-                    scopes=" ".join(sorted(scopes)),
-                    created_at=datetime.now(UTC),
-                    expires_at=expires_at,
-                    allow=None if allow is None else " ".join(allow),
-                    **numbers,
-                )
-            )
-            evidence = {
-                "key": id,
-                "name": name,
-                "scopes": sorted(scopes),
-                "allow": allow,
-                "expires_at": expires_at and expires_at.isoformat(),
-                **numbers,
-            }
-            given = {name: value for name, value in evidence.items() if value is not None}
-            audit.record(db, actor=actor, action="key.create", reason="", evidence=given)
+            _add(db, id, name, secret, scopes, actor, terms, expires_at)
+
+    def add_first(
+        self, *, id: str, name: str, secret: Secret, scopes: frozenset[str], actor: str
+    ) -> bool:
+        """Store a key where there has never been one; of several who try at once, one does."""
+        with self._database.change() as db:
+            if db.scalar(select(tables.keys.c.id).limit(1)) is not None:
+                return False
+            _add(db, id, name, secret, scopes, actor, UNLIMITED, None)
+        return True
 
     def rotate(self, id: str, secret: Secret, *, old_until: datetime, actor: str) -> None:
         """Another secret for a key; the present one is valid until then.
@@ -146,6 +132,42 @@ class KeyTable:
         with self._database.read() as db:
             rows = db.execute(select(tables.keys).where(tables.keys.c.revoked_at.is_(None)))
             return tuple(map(_record, rows))
+
+
+def _add(
+    db: Connection,
+    id: str,
+    name: str,
+    secret: Secret,
+    scopes: frozenset[str],
+    actor: str,
+    terms: Terms,
+    expires_at: datetime | None,
+) -> None:
+    numbers = {name: getattr(terms, name) for name in NUMBERS}
+    allow = None if terms.allow is None else names(terms.allow)
+    db.execute(
+        insert(tables.keys).values(
+            id=id,
+            name=name,
+            scopes=" ".join(sorted(scopes)),
+            created_at=datetime.now(UTC),
+            expires_at=expires_at,
+            allow=None if allow is None else " ".join(allow),
+            **_stored(secret),
+            **numbers,
+        )
+    )
+    evidence = {
+        "key": id,
+        "name": name,
+        "scopes": sorted(scopes),
+        "allow": allow,
+        "expires_at": expires_at and expires_at.isoformat(),
+        **numbers,
+    }
+    given = {name: value for name, value in evidence.items() if value is not None}
+    audit.record(db, actor=actor, action="key.create", reason="", evidence=given)
 
 
 def _valid(db: Connection, id: str) -> KeyRecord:

@@ -1,8 +1,11 @@
 """Keys through their life: made, limited, rotated, expired, revoked; peppers under them."""
 
 import statistics
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +13,9 @@ from app.errors import Forbidden, Unauthenticated
 from app.keys import Keys, open_keys
 from app.peppers import PepperSource
 from variants.data_folder import DataFolder
+from variants.database import Database
 from variants.errors import Conflict, Invalid, NotFound
+from variants.key_table import KeyTable
 from variants.terms import Terms, allowed
 
 INFER = frozenset({"infer"})
@@ -195,6 +200,26 @@ def test_an_old_secret_from_before_its_pepper_was_kept_is_named_when_used(
     keys.renew()
     keys.rotate_pepper(actor="test")
     assert valid(keys, key)
+
+
+def test_of_several_first_starts_at_once_one_makes_the_admin_key(
+    place: Path | str, tmp_path: Path
+) -> None:
+    source = PepperSource.of(None, tmp_path)
+    databases = [Database(place) for _ in range(4)]
+    start = threading.Barrier(len(databases))
+
+    def begin(database: Database) -> str | None:
+        keys = Keys(KeyTable(database), source, required=True)
+        start.wait()
+        return keys.create_first("first", frozenset({"admin"}), actor="test")
+
+    with ThreadPoolExecutor(len(databases)) as pool:
+        made = list(pool.map(begin, databases))
+    (key,) = KeyTable(databases[0]).all()
+    assert [id_of(each) for each in made if each is not None] == [key.id]
+    for database in databases:
+        database.close()
 
 
 def test_a_gateway_notices_a_pepper_that_another_process_rotated(data_folder: DataFolder) -> None:
