@@ -72,7 +72,16 @@ class KeyTable:
     ) -> None:
         """Store a key."""
         with self._database.change() as db:
-            _add(db, id, name, secret, scopes, actor, terms, expires_at)
+            _add(
+                db,
+                id=id,
+                name=name,
+                secret=secret,
+                scopes=scopes,
+                actor=actor,
+                terms=terms,
+                expires_at=expires_at,
+            )
 
     def add_first(
         self, *, id: str, name: str, secret: Secret, scopes: frozenset[str], actor: str
@@ -81,7 +90,7 @@ class KeyTable:
         with self._database.change() as db:
             if db.scalar(select(tables.keys.c.id).limit(1)) is not None:
                 return False
-            _add(db, id, name, secret, scopes, actor, UNLIMITED, None)
+            _add(db, id=id, name=name, secret=secret, scopes=scopes, actor=actor)
         return True
 
     def rotate(self, id: str, secret: Secret, *, old_until: datetime, actor: str) -> None:
@@ -136,13 +145,14 @@ class KeyTable:
 
 def _add(
     db: Connection,
+    *,
     id: str,
     name: str,
     secret: Secret,
     scopes: frozenset[str],
     actor: str,
-    terms: Terms,
-    expires_at: datetime | None,
+    terms: Terms = UNLIMITED,
+    expires_at: datetime | None = None,
 ) -> None:
     numbers = {name: getattr(terms, name) for name in NUMBERS}
     allow = None if terms.allow is None else names(terms.allow)
