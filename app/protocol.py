@@ -10,6 +10,7 @@ Plain requests to `/infer` are answered here, by `direct.py`; all others by the 
 
 import asyncio
 import re
+import socket
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,6 +32,9 @@ JOINED_BYTES = 64 << 10
 
 SLICE_BYTES = 16 << 10
 """The parser is fed in slices of this size, to see whether it gets anywhere with each."""
+
+GONE_S = 0.01
+"""A caller that ended its side is first looked for after this, then ever less often."""
 
 TAKEN_BYTES = 64 << 10
 """Whoever does not take in so much of its answer, or what is left of it, in time is left."""
@@ -111,6 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._lines = b""
         self._leaving = False
         self._backlog: _Backlog | None = None
+        self._half_closed = False
 
     # From the transport
 
@@ -131,6 +136,40 @@ class LimitedProtocol(HttpToolsProtocol):
             self._running.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # True: the other side stays open
+        """The caller sends nothing more: it gets what it asked for, unless it has gone altogether.
+
+        The two look alike until something is sent that a caller who has gone refuses; so an interim
+        answer is (RFC 9110, section 15.2), which HTTP/1.0 does not know.
+        """
+        cycle = self.cycle
+        if self._half_closed:
+            return True
+        if self._refused or cycle is None or cycle.response_complete or cycle.more_body:
+            return False
+        if self.parser.get_http_version() != "1.1":
+            return False
+        self._half_closed = True
+        cycle.keep_alive = False
+        if not self.pipeline and not cycle.response_started:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._look_again(GONE_S)
+        return True
+
+    def _look_again(self, wait_s: float) -> None:
+        self.loop.call_later(wait_s, self._look_whether_gone, wait_s)
+
+    def _look_whether_gone(self, waited_s: float) -> None:
+        """Nothing is read any more, so the system must be asked what came back."""
+        if self.transport.is_closing():
+            return
+        with self.transport.get_extra_info("socket").dup() as copy:
+            gone = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        if gone:
+            self.transport.abort()
+        else:
+            self._look_again(min(1.0, 2 * waited_s))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what it only collects (a name, a value, an extension) is bounded."""

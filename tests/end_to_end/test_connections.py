@@ -10,6 +10,8 @@ import pytest
 from tests.edge import Edge
 from tests.raw import Answer, Connection, request
 
+CHUNKED = [("transfer-encoding", "chunked")]
+
 
 def body(values: int = 4, digits: int = 1) -> bytes:
     """A body of this length, more or less; valid with four values."""
@@ -186,3 +188,53 @@ def test_a_caller_that_takes_its_answer_slowly_is_not_left(edge: Edge) -> None:
             assert answer is not None and len(answer.body) == len(alone)
             time.sleep(4 / count)  # three times as long as the gateway waits for what stands still
     edge.assert_alive()
+
+
+def test_a_caller_that_only_ends_its_side_gets_its_answers(edge: Edge) -> None:
+    slow = json.dumps({"model": "patient", "inputs": [[300]]}).encode()
+    whole = {
+        "direct": plain(edge, body()),
+        "slow": plain(edge, slow),
+        "asgi": request("GET", "/v1/models", key=edge.key),
+        "chunked": plain(edge, b"%x\r\n%b\r\n0\r\n\r\n" % (len(slow), slow), *CHUNKED),
+    }
+    for sent in (*whole.values(), whole["slow"] + whole["asgi"] + whole["slow"]):
+        with edge.connect("half-closed") as connection:
+            connection.send(sent)
+            connection.finish()
+            for _ in range(sent.count(b" HTTP/1.1\r\n")):
+                answer = connection.answer()
+                assert answer is not None and answer.status == 200
+            assert answer.headers["connection"] == "close"
+            assert connection.ended(2)
+    assert gauges(edge)["gearshift_inflight_requests"] == 1
+
+
+def test_half_a_request_is_not_answered(edge: Edge) -> None:
+    for cut in (10, -1):
+        with edge.connect("half-closed") as connection:
+            connection.send(plain(edge, body())[:cut])
+            connection.finish()
+            assert connection.ended(2)
+    assert gauges(edge)["gearshift_inflight_requests"] == 1
+
+
+@pytest.mark.parametrize("ends_first", [False, True])
+def test_a_caller_that_goes_is_noticed_also_after_it_ended_its_side(
+    edge: Edge, ends_first: bool
+) -> None:
+    slow = json.dumps({"model": "patient", "inputs": [[6000]]}).encode()
+    before = gauges(edge)["gearshift_client_closed_total"]
+    for sent in (
+        plain(edge, slow),
+        plain(edge, b"%x\r\n%b\r\n0\r\n\r\n" % (len(slow), slow), *CHUNKED),
+    ):
+        with edge.connect("left early") as connection:
+            connection.send(sent)
+            if ends_first:
+                connection.finish()
+            assert not connection.readable(0.1) or ends_first
+    end = time.monotonic() + 5
+    while gauges(edge)["gearshift_client_closed_total"] < before + 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
