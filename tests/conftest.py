@@ -1,5 +1,9 @@
-"""Fixtures for every package. Builders that take arguments are in `tests/models.py`."""
+"""Fixtures for every package. Builders that take arguments are in `tests/models.py`.
 
+The table of drills is told at the end of a run and written where `GEARSHIFT_TEST_TABLE` says.
+"""
+
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +11,7 @@ import pytest
 
 from tests import ladder as ladders
 from tests import models, servers
+from tests.faults import table
 from variants import evaluation
 from variants.data_folder import DataFolder, open_data_folder
 from variants.database import Database
@@ -17,9 +22,34 @@ LATE = ("end_to_end", "faults")
 """Folders whose tests take seconds each; they run after all others."""
 
 
+TABLE = os.environ.get("GEARSHIFT_TEST_TABLE")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first: what is marked slow or lies in a late folder goes to the end."""
     items.sort(key=_slow)
+
+
+def pytest_collection_finish() -> None:
+    """What the tests are told is no gateway's setting."""
+    for name in [name for name in os.environ if name.startswith("GEARSHIFT_TEST_")]:
+        del os.environ[name]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count the cases of files that are told by their number of cases."""
+    file = report.nodeid.split("::")[0].removeprefix("tests/")
+    if report.when == "call" and report.passed and file in table.FILES:
+        table.CASES[file] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was done to the gateway and what came of it."""
+    if table.DRILLS:
+        terminalreporter.section("drills")
+        terminalreporter.write(table.markdown())
+    if TABLE is not None:
+        Path(TABLE).write_text(table.markdown(), encoding="utf-8")
 
 
 def _slow(item: pytest.Item) -> bool:

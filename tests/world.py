@@ -159,11 +159,6 @@ class Gateway:
         raise AssertionError(f"not ready within {within_s} s:\n" + "".join(self.log))
 
 
-def outside() -> dict[str, str]:
-    """This environment without the options of the tests themselves."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("GEARSHIFT_TEST_")}
-
-
 def _command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -196,7 +191,7 @@ def gateway(
         ],
         stderr=subprocess.PIPE,
         text=True,
-        env={**outside(), **(env or {})},
+        env={**os.environ, **(env or {})},
     )
     lines: list[str] = []
     listening = threading.Event()

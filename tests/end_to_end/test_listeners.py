@@ -1,5 +1,6 @@
 """Two listeners: inference outside, control routes inside."""
 
+import os
 import re
 import socket
 import subprocess
@@ -56,7 +57,7 @@ def test_a_port_for_admins_in_use_is_one_line_and_not_0(tmp_path: Path) -> None:
         }
         done = subprocess.run(
             [sys.executable, "-m", "app.cli", "--data-dir", str(tmp_path), "serve"],
-            env={**world.outside(), **environment},
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
             timeout=60,

@@ -17,8 +17,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.world import outside
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
@@ -63,7 +61,7 @@ def nursery(log: Path, env: Mapping[str, str] | None = None) -> Iterator[Nursery
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**outside(), **(env or {})},
+            env={**os.environ, **(env or {})},
         )
     forks = Nursery(process)
     try:

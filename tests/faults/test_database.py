@@ -288,7 +288,7 @@ def test_a_full_log_is_counted_and_stops_nobody(ladder: Ladder) -> None:
         port = free.getsockname()[1]
         free.close()
         process = subprocess.Popen(
-            [*command, "--port", str(port)], stderr=full, env={**world.outside(), **ladders.ENV}
+            [*command, "--port", str(port)], stderr=full, env={**os.environ, **ladders.ENV}
         )
     try:
         headers = {"authorization": f"Bearer {ladder.key}"}
@@ -347,7 +347,7 @@ def test_a_registry_that_is_gone_is_not_begun_anew_beside_its_variants(ladder: L
     for arguments in (["keys", "list"], ["serve", "--port", "0"]):
         command = [sys.executable, "-m", "app.cli", "--data-dir", str(ladder.root), *arguments]
         answer = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=world.outside()
+            command, capture_output=True, text=True, check=False, env=os.environ
         )
         assert answer.returncode == 2
         assert "is missing though" in answer.stderr
