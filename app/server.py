@@ -150,7 +150,7 @@ class _Server(uvicorn.Server):
         log.info("reloads", what="options, keys, peppers and models")
         try:
             found = self._services.options.reload()
-        except Invalid as error:
+        except (Invalid, OSError) as error:
             log.error("options_refused", error=str(error))
         else:
             logs.show_from(self._services.settings.log_level)

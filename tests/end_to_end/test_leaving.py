@@ -226,3 +226,20 @@ def test_who_waits_for_a_registration_does_not_hold_up_the_exit(
             assert gateway.process.wait(10) == 0
             assert time.monotonic() - told < 3
     assert "Traceback" not in "".join(gateway.log)
+
+
+def test_a_caller_that_takes_no_answer_holds_up_the_exit_no_longer_than_others(
+    ladder: Ladder,
+) -> None:
+    env = {**ladders.ENV, "GEARSHIFT_DRAIN_S": "1"}
+    with world.gateway(ladder.root, ladder.key, env=env) as gateway:
+        ask = request("GET", "/openapi.json", key=gateway.key)
+        with Connection(gateway.port, receive_bytes=4096) as connection:
+            connection.pour(ask * 400)
+            time.sleep(0.5)
+            told = time.monotonic()
+            gateway.process.send_signal(signal.SIGTERM)
+            assert gateway.process.wait(10) == 0
+            assert time.monotonic() - told < 5
+    log = "".join(gateway.log)
+    assert "Traceback" not in log and '"bug"' not in log
