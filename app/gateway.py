@@ -342,8 +342,7 @@ class Gateway:
     def _paid(self, record: DecisionRecord, usd: float) -> None:
         tenant = record.caller.tenant
         if tenant is not None:
-            tenant.requests += 1
-            tenant.usd += usd
+            tenant.pay(usd)
             if record.bill is not None:
                 record.bill.settle(usd)
 

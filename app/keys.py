@@ -58,6 +58,7 @@ class Keys:
         self._records: tuple[KeyRecord, ...] = ()
         self._valid: dict[str, _Valid] = {}
         self._tenants: dict[str, Tenant] = {}
+        self._owing: set[Tenant] = set()
         self._stale: dict[tuple[str, str], Secret] = {}
         self._now, self._next = -math.inf, -math.inf
         self._changing = threading.RLock()
@@ -96,13 +97,12 @@ class Keys:
             self._valid = valid
             self.version += 1
         for id in self._tenants.keys() - valid.keys():
-            if not self._tenants[id].requests:
-                del self._tenants[id]
+            del self._tenants[id]
 
     def _entry(self, record: KeyRecord, now: datetime) -> _Valid:
         tenant = self._tenants.get(record.id)
         if tenant is None:
-            tenant = self._tenants[record.id] = Tenant(record.id, record.terms)
+            tenant = self._tenants[record.id] = Tenant(record.id, record.terms, self._owing)
         caller = Caller(
             id=record.id,
             name=f"key {record.id} ({record.name})",
@@ -119,8 +119,12 @@ class Keys:
         return [r.id for r in self._records if r.valid_at(now) and r.secret.pepper not in known]
 
     def tenants(self) -> list[Tenant]:
-        """Every key's counters, ended keys' too until what they used is booked."""
-        return list(self._tenants.values())
+        """Every key's counters, ended keys' too until what they used is booked.
+
+        What is on its way when a key ends is counted later. To be called from the event loop.
+        """
+        self._owing -= {tenant for tenant in self._owing if not tenant.requests}
+        return list({*self._tenants.values(), *self._owing})
 
     def create(
         self,

@@ -99,12 +99,16 @@ class Bill:
 
 
 class Tenant:
-    """One key at work. What is counted is added to the database once a second."""
+    """One key at work. What is counted is added to the database once a second.
 
-    __slots__ = ("budget", "id", "rate", "requests", "usd")
+    Who has used something is in `owing` from then on, which may outlive the key.
+    """
 
-    def __init__(self, id: str, terms: Terms) -> None:
+    __slots__ = ("_owing", "budget", "id", "rate", "requests", "usd")
+
+    def __init__(self, id: str, terms: Terms, owing: "set[Tenant] | None" = None) -> None:
         self.id = id
+        self._owing = set() if owing is None else owing
         self.rate = None if terms.requests_per_s is None else Rate(terms.requests_per_s)
         self.budget = None if terms.usd_per_day is None else Budget(terms.usd_per_day, today())
         self.requests = 0
@@ -125,6 +129,12 @@ class Tenant:
 
         if paid and self.budget is not None:
             self.budget.check()
+
+    def pay(self, usd: float) -> None:
+        """Count one request that has cost so much, from the event loop; its key may have ended."""
+        self.requests += 1
+        self.usd += usd
+        self._owing.add(self)
 
     def lines(self) -> bytes:
         """The reply's headers about the rate, as lines; empty without one."""

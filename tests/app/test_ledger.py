@@ -55,8 +55,7 @@ def pay(tenant: Tenant, usd: float) -> float:
         bill = tenant.budget.hold(2 * usd)
     except BudgetSpent:
         return 0.0
-    tenant.requests += 1
-    tenant.usd += usd
+    tenant.pay(usd)
     bill.settle(usd)
     return usd
 
@@ -89,6 +88,24 @@ def test_gateways_together_never_pay_more_than_the_day_has(
     assert PER_DAY_USD - lost_most - 0.01 <= paid <= PER_DAY_USD
     assert day.usd <= paid + 1e-9
     assert day.set_aside_usd <= PER_DAY_USD + 1e-9
+
+
+def test_what_is_on_its_way_when_a_key_ends_is_booked_all_the_same(
+    data_folder: DataFolder,
+) -> None:
+    ledger, keys = gateway(data_folder)
+    key = keys.create("shop", frozenset({"infer"}), actor="test")
+    id = key.split("_")[1]
+    tenant = keys.check([f"Bearer {key}"], "infer").tenant
+    assert tenant is not None
+    keys.revoke(id, actor="test")
+    asyncio.run(ledger.book())
+    for _ in range(2):
+        tenant.pay(0.25)
+        asyncio.run(ledger.book())
+    (day,) = data_folder.usage.of(id, days=2)
+    assert (day.requests, day.usd) == (2, 0.5)
+    assert keys.tenants() == []
 
 
 def test_a_crash_costs_what_was_set_aside_and_never_more(data_folder: DataFolder, key: str) -> None:

@@ -20,6 +20,7 @@ from tests.edge import Edge
 from tests.raw import Answer, Connection, assert_problem, request
 
 TINY = b'{"model": "tiny", "inputs": [1, 2, 3, 4]}'
+PATIENT = b'{"model": "patient", "inputs": [1500]}'
 NOT_MINE = ("tiny", "pair", "patient")
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/route"): {"model": "{model}"},
@@ -225,6 +226,22 @@ def test_usage_is_shown_to_the_key_and_to_admins(edge: Edge, make: Callable[...,
     assert day["requests"] == 3 and 0 < day["usd"] < 0.001
     assert own["usd_per_day"] == 100 and 90 < own["unspent_usd"] < 100
     assert_problem(ask(edge, "GET", "/v1/keys/none/usage", edge.key), 404, "not-found")
+
+
+def test_a_request_that_runs_when_its_key_is_revoked_is_counted(
+    edge: Edge, make: Callable[..., str]
+) -> None:
+    key = make("infer", name="leaves")
+    path = f"/v1/keys/{key.split('_')[1]}"
+    with edge.connect("tenants") as connection:
+        connection.send(request("POST", "/infer", PATIENT, key=key))
+        time.sleep(0.2)  # it is on its way
+        assert ask(edge, "DELETE", path, edge.key).status == 204
+        assert ask(edge, "GET", f"{path}/usage", edge.key).json()["days"] == []
+        answer = connection.answer()
+    assert answer is not None and answer.status == 200
+    (day,) = ask(edge, "GET", f"{path}/usage", edge.key).json()["days"]
+    assert day["requests"] == 1 and day["usd"] > 0
 
 
 def test_a_rotated_secret_and_an_expired_key_end_within_a_second(
