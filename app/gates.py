@@ -25,7 +25,8 @@ from app.signing import SignatureRefused
 from variants import artifact, runtimes, trial
 from variants.agreement import Likeness
 from variants.data_folder import DataFolder
-from variants.errors import ArtifactRejected, GearshiftError, TrialFailed
+from variants.errors import ArtifactRejected, GearshiftError, Invalid, TrialFailed
+from variants.evidence import Alike, Interval
 from variants.manifest import Artifact, Manifest, manifest_id
 from variants.measure import Effort
 from variants.registry import ModelRecord
@@ -87,9 +88,11 @@ class Gates:
     async def admit(self, wanted: VariantIn) -> None:
         """What can be told at once.
 
-        Raises `NotFound` for an unknown blob, `SignatureRefused`, or `ArtifactRejected` for what is
-        plainly no ONNX file.
+        Raises `Invalid` where less agreement is asked for than this gateway's option, `NotFound`
+        for an unknown blob, `SignatureRefused`, or `ArtifactRejected` for what is plainly no ONNX
+        file.
         """
+        self._required(wanted)
         digest = wanted.artifact.digest
         await asyncio.to_thread(self._data.store.blob_size, digest)
         path = await asyncio.to_thread(self._data.store.blob_path, digest)
@@ -151,7 +154,7 @@ class Gates:
             lambda share: tell("measuring", share),
             on_start=on_trial,
         )
-        manifest = await asyncio.to_thread(self._manifest, model, wanted, result)
+        manifest = await asyncio.to_thread(self._manifest, model, wanted, result, compared)
         found["profile"] = _profiled(result)
         found["accuracy"] = _accurate(result)
         if compared is None or result.likeness is None:
@@ -206,8 +209,7 @@ class Gates:
 
     def _agreement(self, reference: Manifest, wanted: VariantIn, found: Likeness) -> Finding:
         """Raises `ArtifactRejected` where it agrees too little."""
-        asked = wanted.min_agreement
-        required = self._options.now.min_agreement if asked is None else asked
+        required = self._required(wanted)
         interval = found.interval
         evidence = {
             "reference": reference.variant,
@@ -229,7 +231,20 @@ class Gates:
             )
         return Finding(gate="agreement", outcome="passed", evidence=evidence)
 
-    def _manifest(self, model: str, wanted: VariantIn, result: Result) -> Manifest:
+    def _required(self, wanted: VariantIn) -> float:
+        """The agreement that it must have. Raises `Invalid` where it asks for less than is due."""
+        asked, least = wanted.min_agreement, self._options.now.min_agreement
+        if asked is not None and asked < least:
+            raise Invalid(
+                f"min_agreement is {asked:g}, and this gateway asks for at least {least:g} "
+                "of every variant",
+                field="min_agreement",
+            )
+        return least if asked is None else asked
+
+    def _manifest(
+        self, model: str, wanted: VariantIn, result: Result, compared: Manifest | None
+    ) -> Manifest:
         parent_id = None
         if wanted.parent is not None:
             parent_id = self._data.registry.variant(model, wanted.parent).manifest_id
@@ -256,10 +271,22 @@ class Gates:
             artifact=blob,
             runtime=result.runtime,
             accuracy=result.accuracy.get("test"),
+            alike=_alike(compared, result.likeness),
             profiles=result.profiles,
             build_key=None,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _alike(reference: Manifest | None, found: Likeness | None) -> Alike | None:
+    if reference is None or found is None:
+        return None
+    share = found.interval
+    return Alike(
+        reference=reference.variant,
+        n=found.n,
+        share=Interval(value=share.value, low=share.low, high=share.high),
+    )
 
 
 def _profiled(result: Result) -> Finding:

@@ -79,7 +79,9 @@ class Promises:
         if kept is None:
             return None
         others = [one.late.count for key, one in list(self._kept.items()) if key != manifest.id]
-        return standing(kept.late.count, total(others), kept.agreed.count, _promised(manifest))
+        model = self._engine.catalog.models.get(manifest.model)
+        promised = None if model is None else _promised(manifest, model.record.reference)
+        return standing(kept.late.count, total(others), kept.agreed.count, promised)
 
     def broken(self) -> list[Manifest]:
         """The variants that break their promise now."""
@@ -169,12 +171,13 @@ def _promised_s(served: ServedVariant, rows: int) -> float:
     return served.candidate.service_s(rows, 95) if served.candidate.service else math.inf
 
 
-def _promised(manifest: Manifest) -> float | None:
-    """The least agreement with the reference that the build's test rows allow."""
-    evaluation = manifest.evaluation
-    if evaluation is None or evaluation.agreement is None:
-        return None
-    return 1.0 - evaluation.agreement.flips.high
+def _promised(manifest: Manifest, reference: str | None) -> float | None:
+    """The least agreement with this reference that was measured, by the build or by the gate."""
+    evaluation, alike = manifest.evaluation, manifest.alike
+    if evaluation is not None and evaluation.agreement is not None:
+        found = evaluation.agreement
+        return 1.0 - found.flips.high if found.reference == reference else None
+    return alike.share.low if alike is not None and alike.reference == reference else None
 
 
 def _told(found: Standing) -> str:

@@ -72,7 +72,9 @@ class PromiseOut(BaseModel):
     beyond: Interval = Field(description="that share less the one of all other variants")
     rows: int = Field(description="live rows compared with the reference's answers")
     agreed: Interval | None = Field(description="share of them with the same answer")
-    promised_agreement: float | None = Field(description="the least that the build's rows allow")
+    promised_agreement: float | None = Field(
+        description="the least that the build's rows, or the gate's, allow"
+    )
     broken: bool = Field(description="more than 5 % are surely late, or agreement is below")
     own_doing: bool = Field(description="and surely not because of the host")
 
@@ -171,7 +173,7 @@ class VariantIn(Strict):
     min_agreement: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
         description="share of evaluation rows with the reference's answer that the lower 95 % "
-        "bound must reach; by default the gateway's option `min_agreement`",
+        "bound must reach; by default the gateway's option `min_agreement`, and never less than it",
     )
     signature: dict[str, Any] | None = Field(
         None, description="the artifact's signature (OpenSSF Model Signing, by key)"

@@ -197,7 +197,7 @@ class Settings(BaseModel):
             ge=0,
             le=1,
             description="share of evaluation rows with the reference's answer that a registered "
-            "variant must surely have",
+            "variant must surely have; a request may ask for more, never for less",
         ),
         RELOADED,
     ] = 0.5

@@ -44,6 +44,18 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Alike:
+    """The share of `n` evaluation rows with the answer of the reference, as the gate found it when
+    the variant was registered."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    reference: Name
+    n: int
+    share: Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorstClass:
     """The class whose rows are answered worst."""
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from variants.errors import Invalid
-from variants.evidence import Cascade, Evaluation, LayerSensitivity
+from variants.evidence import Alike, Cascade, Evaluation, LayerSensitivity
 from variants.profile import Accuracy, Profile
 from variants.spec import Name
 
@@ -50,7 +50,8 @@ class Manifest:
     `accuracy` is None for a variant that was never evaluated; such a variant is never used
     for a hard accuracy constraint. `runtime` names the runtime whose profile was best here.
     `build_key` identifies the work that led to it, so that a build can skip what it has done.
-    `cascades` lead from this variant to better ones; `evaluation` is None where no build made it.
+    `cascades` lead from this variant to better ones; `evaluation` is None where no build made it,
+    `alike` where no gate held it against a reference.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -72,6 +73,7 @@ class Manifest:
     evaluation: Evaluation | None = None
     sensitivity: tuple[LayerSensitivity, ...] = ()
     cascades: tuple[Cascade, ...] = ()
+    alike: Alike | None = None
 
     @property
     def technique(self) -> str:

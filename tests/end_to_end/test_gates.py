@@ -100,7 +100,7 @@ def test_agreement_with_the_reference_is_measured_and_recorded(
 
 
 @pytest.mark.option("min_agreement")
-def test_a_variant_that_answers_otherwise_fails_unless_it_is_asked_for(
+def test_a_variant_that_answers_otherwise_fails_whatever_is_asked_for(
     client: httpx.Client, tmp_path: Path
 ) -> None:
     other = models.tiny_onnx(tmp_path / "other.onnx", seed=9)
@@ -109,9 +109,17 @@ def test_a_variant_that_answers_otherwise_fails_unless_it_is_asked_for(
     assert "of 200 evaluation rows have the answer of 'fp32'" in detail["reason"]
     found = gates_of(detail)
     assert (found["load"]["outcome"], found["agreement"]["outcome"]) == ("passed", "failed")
-    meant = register(client, "meant", other, min_agreement=0, then="wait")
-    assert (meant["state"], meant["reason"]) == ("inactive", "waits for activation")
-    assert gates_of(meant)["agreement"]["evidence"]["required"] == 0
+    digest = upload(client, other.read_bytes())
+    for asked in (0, 0.49):
+        body = {"name": "meant", "artifact": {"digest": digest}, "min_agreement": asked}
+        for params in ({}, {"validate": "only"}):
+            refused = client.post(VARIANTS, params=params, json=body)
+            assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+            assert "at least 0.5" in refused.json()["detail"]
+        assert client.get(f"{VARIANTS}/meant").status_code == 404
+    near = like_the_reference(tmp_path / "near.onnx", 0.05)
+    strict = register(client, "strict", near, min_agreement=1)
+    assert gates_of(strict)["agreement"]["outcome"] == "failed"
     assert client.post(f"{VARIANTS}/other/retire").json()["state"] == "retired"
 
 
@@ -168,6 +176,52 @@ def test_a_dry_run_says_what_each_gate_finds_and_writes_nothing(
     if failed is not None:
         assert outcomes[last] == "failed"
         assert detail in found["gates"][last]["detail"]
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        {"accuracy": {"value": 1.0, "low": 1.0, "high": 1.0, "n": 9}},
+        {"latency_ms": {"p50": 0.001}},
+        {"profile": {}},
+        {"profiles": []},
+        {"evaluation": {}},
+        {"min_agreement": 2},
+        {"min_agreement": -1},
+        {"min_agreement": "much"},
+        {"plan": {"criteria": {"min_agreement": 2}}},
+    ],
+    ids=str,
+)
+def test_nothing_is_taken_on_a_registrants_word(
+    client: httpx.Client, claimed: dict[str, Any]
+) -> None:
+    body = {"name": "claims", "artifact": {"digest": "0" * 64}, **claimed}
+    answer = client.post(VARIANTS, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), answer.text
+    assert client.get(f"{VARIANTS}/claims").status_code == 404
+
+
+def test_a_number_that_is_none_is_no_agreement(client: httpx.Client) -> None:
+    for number in ("NaN", "Infinity", "-Infinity", "1e999"):
+        body = f'{{"name": "n", "artifact": {{"digest": "{"0" * 64}"}}, "min_agreement": {number}}}'
+        answer = client.post(VARIANTS, content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in {400, 422}, (number, answer.text)
+
+
+def test_bounds_are_held_by_what_was_measured_whatever_a_recipe_claims(
+    client: httpx.Client, tmp_path: Path
+) -> None:
+    claimed = {"accuracy": 1.0, "latency_ms": 0.000001, "cost": 0}
+    new = like_the_reference(tmp_path / "claims.onnx", 0.04)
+    recipe = [{"technique": "miracle", "config": claimed}]
+    detail = register(client, "claiming", new, recipe=recipe)
+    assert detail["recipe"] == recipe and 0.5 < detail["accuracy"]["value"] < 1.0
+    ask = {"model": MODEL, "inputs": [1.0, 2.0, 3.0, 4.0]}
+    only = {"infer-variants": '"claiming"'}
+    assert client.post("/infer", json=ask, headers=only).status_code == 200
+    strict = client.post("/infer", json=ask, headers={**only, "infer-min-accuracy": "0.999"})
+    assert (strict.status_code, strict.json()["code"]) == (422, "constraints-infeasible")
 
 
 def test_a_dry_run_refuses_a_taken_name_and_other_words(client: httpx.Client) -> None:

@@ -1,11 +1,15 @@
 """A variant that does not keep what was measured of it is seen, and goes where others can serve."""
 
+import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from tests import ladder as ladders
 from tests import models, world
@@ -94,3 +98,47 @@ def test_a_variant_that_breaks_its_promise_goes_unless_it_is_needed(tmp_path: Pa
         metrics = client.get("/metrics").text
         assert 'gearshift_variant_promise_broken{model="lone",variant="late"} 1.0' in metrics
         assert ask("lone", "late") == 200
+
+
+def test_what_the_gate_measured_at_registration_is_a_promise_too(tmp_path: Path) -> None:
+    """A file that answers as the reference does on the evaluation rows, and not on these."""
+    weight, bias = models.weights(0)
+    rng = np.random.default_rng(1)
+    other = weight + np.float32(0.05) * rng.normal(size=weight.shape).astype("f4")
+    x = rng.normal(size=(4000, 4)).astype("f4")
+    differs = (x @ weight + bias).argmax(axis=1) != (x @ other + bias).argmax(axis=1)
+    built = models.linear(0)
+    built.graph.initializer[0].CopyFrom(numpy_helper.from_array(other, "weight"))
+    content = models.save(built, tmp_path / "new.onnx").read_bytes()
+    with open_data_folder(tmp_path / "data") as data:
+        paths = {"fp32": models.tiny_onnx(tmp_path / "fp32.onnx")}
+        world.publish(data, models.tiny_spec(), models.tiny_evaluation(200, wrong=20), paths)
+        key = world.make_key(data)
+    env = {"GEARSHIFT_PROFILE_S": "0.01", "GEARSHIFT_AUDIT_RATIO": "1"}
+    with (
+        world.gateway(tmp_path / "data", key, env=env) as gateway,
+        gateway.client() as client,
+    ):
+        client.timeout = httpx.Timeout(60)
+        digest = hashlib.sha256(content).hexdigest()
+        client.put(f"/v1/blobs/{digest}", content=content).raise_for_status()
+        body = {"name": "new", "artifact": {"digest": digest}}
+        registered = client.post(
+            "/v1/models/tiny/variants", json=body, headers={"prefer": "wait=60"}
+        )
+        assert registered.json()["state"] == "active", registered.text
+        end, settled = time.monotonic() + 30, False
+        while not settled:
+            for row in x[differs][:20]:
+                ask = {"model": "tiny", "inputs": row.tolist()}
+                answer = client.post("/infer", json=ask, headers={"infer-variants": '"new"'})
+                assert answer.status_code == 200, answer.text
+            promise = client.get("/v1/models/tiny/variants/new").json()["promise"]
+            agreed, promised = promise["agreed"], promise["promised_agreement"]
+            settled = None not in (agreed, promised) and agreed["high"] < promised
+            assert time.monotonic() < end, promise
+        assert 0.8 < promised < 1.0 and promise["broken"] and promise["own_doing"]
+        metric = 'variant_promise_broken{model="tiny",variant="new"} 1.0'
+        while metric not in client.get("/metrics").text:
+            assert time.monotonic() < end
+            time.sleep(0.05)

@@ -360,9 +360,9 @@ def test_a_verdict_is_void_where_the_plan_was_changed_since(tmp_path: Path) -> N
                 detail = (await admin.ask("GET", f"{VARIANTS}/new")).json
                 assert detail["state"] == "shadow"
                 found = detail["rollout"]
-                if found and not found["plan"]["criteria"]["promote"]:
-                    if found["verdict"] == "promote":
-                        break
+                changed = found and not found["plan"]["criteria"]["promote"]
+                if changed and found["verdict"] == "promote":
+                    break
                 assert time.monotonic() < end, found
                 await asyncio.sleep(0.05)
 

@@ -13,6 +13,7 @@ from variants import manifest as manifests
 from variants.errors import Invalid
 from variants.evidence import (
     Agreement,
+    Alike,
     Cascade,
     Drift,
     Evaluation,
@@ -93,6 +94,7 @@ MANIFEST = Manifest(
             latency_s=0.0008,
         ),
     ),
+    alike=Alike(reference="fp32", n=400, share=Interval(value=0.98, low=0.961, high=0.99)),
 )
 
 
@@ -111,10 +113,10 @@ def test_golden_file_reads_back_as_the_same_manifest() -> None:
 
 def test_a_manifest_from_before_there_were_evaluations_still_loads() -> None:
     data = json.loads(GOLDEN.read_bytes())
-    for later in ("evaluation", "sensitivity", "cascades"):
+    for later in ("evaluation", "sensitivity", "cascades", "alike"):
         del data[later]
     old = manifests.loads(json.dumps(data).encode())
-    assert old == replace(MANIFEST, evaluation=None, sensitivity=(), cascades=())
+    assert old == replace(MANIFEST, evaluation=None, sensitivity=(), cascades=(), alike=None)
 
 
 json_values = st.recursive(
