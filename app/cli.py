@@ -177,7 +177,7 @@ def backup(
         count = back_up(data, path)
     print(f"{count} files in {path}; keep the pepper elsewhere: no key is valid without it")
     if not (path / FILE).exists():
-        print("the rows are in PostgreSQL: run pg_dump before each of these backups")
+        print("the rows are in PostgreSQL: run pg_dump within a day before each of these backups")
 
 
 @app.command()
@@ -192,7 +192,9 @@ def restore(
 
     obj: Context = ctx.obj
     store = open_store(obj.data_dir, obj.settings.store_url)
-    count = bring_back(path, obj.data_dir, store, force=force)
+    secret = obj.settings.database_url
+    url = None if secret is None else secret.get_secret_value()
+    count = bring_back(path, obj.data_dir, store, force=force, database_url=url)
     print(f"{count} files restored; the pepper must be that of the time of the backup")
 
 

@@ -7,13 +7,14 @@
 
 Rows are copied before blobs, and blobs are published before rows refer to them: so whatever the
 copied rows refer to is there. The pepper is never part of it: who has a backup has no key. The rows
-of a PostgreSQL database are left to `pg_dump`, to be run before this.
+of a PostgreSQL database are left to `pg_dump`, to be run before this, within `DUMPED_S`.
 """
 
 import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +25,12 @@ from variants.database import Database, newest_schema
 from variants.digest import file_sha256
 from variants.errors import Conflict, GearshiftError, Invalid
 from variants.registry import Registry
-from variants.retention import needed
+from variants.retention import let_go_lately, needed
 from variants.sqlite_file import SqliteFile
 from variants.store import Store, sync_folder
+
+DUMPED_S = 24 * 3600.0
+"""What rows referred to so long ago is part of a backup that rows were dumped for."""
 
 INDEX, BLOBS, MANIFESTS = "backup.json", "blobs", "manifests"
 
@@ -42,6 +46,7 @@ def back_up(data: DataFolder, target: Path) -> int:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     digests: dict[str, str] = {}
+    lately: Iterable[str] = ()
     if isinstance(data.database.backend, SqliteFile):
         _copy_rows(data.database.backend.path, partial / FILE)
         digests[FILE] = file_sha256(partial / FILE)
@@ -49,7 +54,8 @@ def back_up(data: DataFolder, target: Path) -> int:
             wanted = needed(Registry(copied))
     else:
         wanted = needed(data.registry)
-    for digest in sorted(wanted.blobs - {""}):
+        lately = filter(data.store.has_blob, let_go_lately(data.registry, DUMPED_S))
+    for digest in sorted(wanted.blobs.union(lately) - {""}):
         _copy(data.store.blob_path(digest), partial / BLOBS / digest)
         digests[f"{BLOBS}/{digest}"] = found = file_sha256(partial / BLOBS / digest)
         if found != digest:
@@ -92,11 +98,15 @@ def check(backup: Path) -> dict[str, str]:
     return files
 
 
-def restore(backup: Path, root: Path, store: Store, *, force: bool) -> int:
+def restore(
+    backup: Path, root: Path, store: Store, *, force: bool, database_url: str | None = None
+) -> int:
     """Bring a checked backup into a data folder and its store; returns how many files it had.
 
     A gateway that runs there notices. Raises `Conflict` where the folder has a registry and it is
-    not to be replaced by `force`; then the old one is kept beside it.
+    not to be replaced by `force`, by which the old one is kept beside it; and `Invalid` where the
+    rows, or those of a backup without rows in the database of `database_url`, refer to what is
+    neither in the backup nor in the store.
     """
     files = check(backup)
     path = root / FILE
@@ -115,6 +125,9 @@ def restore(backup: Path, root: Path, store: Store, *, force: bool) -> int:
         path.with_name(f"{FILE}-journal").unlink(missing_ok=True)  # it belongs to the old one
         _bring(backup / FILE, path)
         with closing(Database(path)) as database:  # checks it, brings it to the present schema
+            _hold(Registry(database), store)
+    elif database_url is not None:
+        with closing(Database(database_url)) as database:
             _hold(Registry(database), store)
     return len(files)
 
@@ -137,8 +150,12 @@ def _copy(source: Path, target: Path) -> None:
 
 def _hold(registry: Registry, store: Store) -> None:
     wanted = needed(registry)
-    for digest in wanted.blobs - {""}:
-        store.blob_size(digest)
+    missing = [digest for digest in sorted(wanted.blobs - {""}) if not store.has_blob(digest)]
+    if missing:
+        raise Invalid(
+            f"the rows refer to {len(missing)} blobs that are neither in the backup nor in the "
+            f"store, such as {missing[0]}"
+        )
     for id in wanted.manifests - {""}:
         store.manifest(id)
 

@@ -4,10 +4,11 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from variants import audit, tables, versions
@@ -254,6 +255,32 @@ class Registry:
         with self._database.read() as db:
             rows = db.execute(select(table).where(table.c.state.in_(states)))
             return tuple(_variant(row) for row in rows)
+
+    def let_go_since(self, moment: datetime) -> frozenset[str]:
+        """Digests of blobs that a variant or model referred to until it was retired or got
+        another evaluation set, at this moment or later."""
+        variants, lines = tables.variants.c, tables.audit.c
+        retired = select(variants.artifact_digest).where(
+            variants.state == "retired",
+            exists().where(
+                lines.model == variants.model,
+                lines.variant == variants.name,
+                lines.new_state == "retired",
+                lines.at >= moment,
+            ),
+        )
+        given = (
+            select(lines.model, lines.at, lines.evidence)
+            .where(lines.action.in_(("model.create", "model.evaluation")))
+            .order_by(lines.model, lines.id)
+        )
+        with self._database.read() as db:
+            found = set(db.execute(retired).scalars())
+            sets = [(r.model, r.at, json.loads(r.evidence or "{}")) for r in db.execute(given)]
+        for (model, _, was), (next_model, until, _) in pairwise(sets):
+            if model == next_model and until >= moment and was.get("evaluation"):
+                found.add(was["evaluation"])
+        return frozenset(found)
 
     def marks(self) -> dict[str, tuple[int, int]]:
         """For each model a mark that differs after any change of it or its variants."""

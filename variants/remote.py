@@ -65,6 +65,11 @@ class Remote:
         with _errors(name):
             return int(self._files.info(self._at(name))["size"])
 
+    def written_at(self, name: str) -> float:
+        """When a file was written, in whole seconds since 1970. Raises `NotFound`."""
+        with _errors(name):
+            return float(self._files.info(self._at(name))["LastModified"].timestamp())
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         with _errors():

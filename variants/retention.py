@@ -1,15 +1,17 @@
-"""What nothing refers to any more is swept, once it has been so old for a grace time.
+"""What nothing has referred to for a grace time is swept.
 
 A blob is needed while a variant that is not retired, a model's evaluation set or its tokenizer
-refers to it; a manifest while any variant does. The grace covers what is uploaded or built and not
-registered yet.
+refers to it, and for the grace after that; a manifest while any variant refers to it. What nothing
+ever referred to has the grace from when it was written: it may be registered yet.
 """
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from variants.data_folder import DataFolder
+from variants.lifecycle import STATES
 from variants.registry import Registry
 from variants.spec import TextPreprocess
 from variants.store import Stored
@@ -34,31 +36,37 @@ def needed(registry: Registry) -> Needed:
         blobs.add(model.evaluation_digest or "")
         if isinstance(model.spec.preprocess, TextPreprocess):
             blobs.add(model.spec.preprocess.tokenizer)
-        for variant in registry.variants(model.spec.name):
-            manifests.add(variant.manifest_id or "")
-            if variant.state != "retired":
-                blobs.add(variant.artifact_digest)
+    for variant in registry.unsettled(STATES):
+        manifests.add(variant.manifest_id or "")
+        if variant.state != "retired":
+            blobs.add(variant.artifact_digest)
     return Needed(blobs=frozenset(blobs), manifests=frozenset(manifests))
 
 
+def let_go_lately(registry: Registry, grace_s: float) -> frozenset[str]:
+    """Digests of blobs that something referred to within the grace; read `needed` before it."""
+    return registry.let_go_since(datetime.now(UTC) - timedelta(seconds=grace_s))
+
+
 def unneeded(data: DataFolder, *, grace_s: float) -> Iterator[Stored]:
-    """What may be swept: nothing refers to it, and it is older than the grace."""
-    keep, now = needed(data.registry), time.time()
+    """What may be swept: nothing has referred to it for the grace, and it is older than that."""
+    keep = needed(data.registry)
+    lately, now = let_go_lately(data.registry, grace_s), time.time()
     for file in data.store.files():
-        if not keep.keeps(file) and now - file.written_at > grace_s:
+        old = now - file.written_at > grace_s and file.name not in lately
+        if old and not keep.keeps(file):
             yield file
 
 
 def sweep(data: DataFolder, *, grace_s: float) -> tuple[Stored, ...]:
     """Remove what may be swept; returns what it was.
 
-    A blob that is registered at this very moment is kept, or its variant fails for want of it.
+    Each file is looked at again right before: it may have been registered or uploaded again since
+    the store was walked. A blob that is registered at this very moment is kept, or its variant
+    fails for want of it.
     """
-    old = tuple(unneeded(data, grace_s=grace_s))
-    if not old:
-        return ()
-    keep = needed(data.registry)  # once more: what was referred to while the store was walked
-    swept = tuple(file for file in old if not keep.keeps(file))
-    for file in swept:
-        data.store.remove(file)
-    return swept
+    return tuple(
+        file
+        for file in tuple(unneeded(data, grace_s=grace_s))
+        if not needed(data.registry).keeps(file) and data.store.remove(file)
+    )

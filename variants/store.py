@@ -119,13 +119,27 @@ class Store:
                 if file and (file.kind, file.name) not in seen:
                     yield file
 
-    def remove(self, file: Stored) -> None:
-        """Remove a blob or a manifest that nothing needs."""
+    def remove(self, file: Stored) -> bool:
+        """Remove a blob or a manifest that nothing needs; not one that was written again since."""
         name = _blob_name(file.name) if file.kind == "blob" else _manifest_name(file.name)
+        with suppress(NotFound):
+            if self._written_at(name) > file.written_at:
+                return False
         if self._remote is not None:
             with suppress(NotFound):
                 self._remote.remove(name)
         (self.root / name).unlink(missing_ok=True)
+        return True
+
+    def _written_at(self, name: str) -> float:
+        """As `files` would tell it. Raises `NotFound`."""
+        if self._remote is not None:
+            with suppress(NotFound):
+                return self._remote.written_at(name)
+        try:
+            return (self.root / name).stat().st_mtime
+        except FileNotFoundError:
+            raise NotFound(f"no {name}") from None
 
     def touch(self, digest: str) -> bool:
         """Whether the blob is stored whole; then it counts as written now, not to be swept as old.

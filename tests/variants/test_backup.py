@@ -1,5 +1,6 @@
 """Backups taken while everything goes on, and what comes back; sweeping what nothing needs."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import servers, world
 from tests.faults.oracle import ABSENT, Notes, actual, check
 from tests.faults.table import drilled
 from tests.ladder import MODEL, Ladder
@@ -16,7 +18,7 @@ from variants import backup, retention
 from variants.data_folder import FILE, DataFolder, open_data_folder
 from variants.errors import Conflict, Invalid
 from variants.lifecycle import State
-from variants.store import Store
+from variants.store import Store, Stored
 
 DAY_S = 86400.0
 
@@ -184,6 +186,94 @@ def test_a_retired_variants_artifact_is_swept_and_its_record_stays(ladder: Ladde
         record = data.registry.variant(MODEL, "glacial")
         assert record.manifest_id is not None
         assert data.store.manifest(record.manifest_id).variant == "glacial"
+
+
+def retire(data: DataFolder, name: str) -> str:
+    """Retire an active variant; returns its artifact's digest."""
+    path: tuple[State, ...] = ("draining", "inactive", "retired")
+    for state in path:
+        data.registry.move(MODEL, name, state, actor="test", reason="")
+    return data.registry.variant(MODEL, name).artifact_digest
+
+
+def renew_evaluation(data: DataFolder) -> str:
+    """Give the model another evaluation set; returns the old one's digest."""
+    record = data.registry.model(MODEL)
+    data.registry.put_model(record.spec, data.store.put_bytes(b"rows"), actor="test")
+    assert record.evaluation_digest is not None
+    return record.evaluation_digest
+
+
+def test_what_was_let_go_of_has_the_grace_from_then_on(ladder: Ladder) -> None:
+    with open_data_folder(ladder.root) as data:
+        gone = {retire(data, "glacial"), renew_evaluation(data)}
+        for digest in gone:
+            age(data, digest, 30)
+        assert not retention.sweep(data, grace_s=7 * DAY_S)
+        assert {file.name for file in retention.sweep(data, grace_s=0)} == gone
+
+
+def test_what_is_touched_after_the_walk_is_not_swept(ladder: Ladder) -> None:
+    with open_data_folder(ladder.root) as data:
+        digest = data.store.put_bytes(b"old")
+        age(data, digest, 8)
+        (found,) = retention.unneeded(data, grace_s=7 * DAY_S)
+        assert data.store.touch(digest)
+        assert not data.store.remove(found)
+        assert data.store.has_blob(digest)
+        age(data, digest, 8)
+        (found,) = retention.unneeded(data, grace_s=7 * DAY_S)
+        assert data.store.remove(found)
+        assert not data.store.has_blob(digest)
+
+
+class Busy(Store):
+    """While the first file is removed, the other ones are registered."""
+
+    def remove(self, file: Stored) -> bool:
+        with open_data_folder(self.root) as data:
+            for other in retention.unneeded(data, grace_s=7 * DAY_S):
+                if other != file:
+                    data.registry.add_variant(
+                        model=MODEL,
+                        name="late",
+                        artifact_digest=other.name,
+                        actor="test",
+                        reason="",
+                    )
+        return super().remove(file)
+
+
+def test_what_is_registered_while_others_are_removed_is_not_swept(ladder: Ladder) -> None:
+    with open_data_folder(ladder.root) as data:
+        both = {data.store.put_bytes(name) for name in (b"one", b"two")}
+        for digest in both:
+            age(data, digest, 8)
+        busy = dataclasses.replace(data, store=Busy(ladder.root))
+        (swept,) = retention.sweep(busy, grace_s=7 * DAY_S)
+        left = data.registry.variant(MODEL, "late").artifact_digest
+        assert {swept.name, left} == both
+        assert data.store.has_blob(left)
+
+
+def test_rows_dumped_before_the_files_find_them_all(
+    ladder: Ladder, tmp_path: Path, postgres: servers.Postgres
+) -> None:
+    """`pg_dump`, then changes, then `gearshift backup`; and a backup that came too late is told."""
+    world.move_to_postgres(ladder.root, url := postgres.database())
+    with open_data_folder(ladder.root, database_url=url) as data:
+        gone = {retire(data, "glacial"), renew_evaluation(data)}
+        backup.back_up(data, tmp_path / "backup")
+        needed = data.registry.variant(MODEL, "fast").artifact_digest
+    assert gone <= {path.name for path in (tmp_path / "backup" / "blobs").iterdir()}
+    back = tmp_path / "back"
+    backup.restore(tmp_path / "backup", back, Store(back), force=False, database_url=url)
+    index = json.loads((tmp_path / "backup" / backup.INDEX).read_text())
+    del index["files"][f"blobs/{needed}"]
+    (tmp_path / "backup" / backup.INDEX).write_text(json.dumps(index))
+    late = tmp_path / "late"
+    with pytest.raises(Invalid, match=f"neither in the backup nor in the store.*{needed}"):
+        backup.restore(tmp_path / "backup", late, Store(late), force=False, database_url=url)
 
 
 def test_a_backup_needs_no_artifact_of_a_retired_variant(ladder: Ladder, tmp_path: Path) -> None:
