@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -181,6 +182,62 @@ def test_the_last_admin_key_cannot_be_revoked(edge: Edge) -> None:
         other = client.post("/v1/keys", json={"name": "second", "scopes": ["admin"]}).json()["key"]
         assert client.delete(f"/v1/keys/{other.split('_')[1]}").status_code == 204
         assert client.get("/v1/keys").status_code == 200
+
+
+def test_the_last_admin_key_goes_by_force_only(tmp_path: Path) -> None:
+    """A gateway of its own: it is locked for good, but for the command line."""
+    with open_data_folder(tmp_path / "data") as data:
+        key = world.make_key(data)
+    with world.gateway(tmp_path / "data", key) as gateway, gateway.client() as client:
+        path = f"/v1/keys/{key.split('_')[1]}"
+        assert client.delete(path).status_code == 409
+        assert client.delete(path, params={"force": "false"}).status_code == 409
+        assert client.delete(path, params={"force": "maybe"}).status_code == 422
+        assert client.delete(path, params={"force": "true"}).status_code == 204
+        assert client.get("/v1/keys").status_code == 401
+
+
+NASTY = "<script>alert(1)</script>\x1b[31m\u202eevil\r\nx-made: up\u2028"
+
+
+def test_what_callers_write_is_harmless_where_it_is_told(edge: Edge) -> None:
+    """In answers, in logs and in headers (U19)."""
+    with edge.gateway.client() as client:
+        made = client.post("/v1/keys", json={"name": NASTY, "scopes": ["infer"]})
+        answers = [made, client.get("/v1/keys"), client.get("/v1/audit")]
+        assert made.status_code == 201, made.text
+        nul = client.post("/v1/keys", json={"name": NASTY + "\x00", "scopes": ["infer"]})
+        assert nul.status_code == 400
+        assert NASTY in [entry["name"] for entry in answers[1].json()["keys"]]
+        answers.append(client.delete(f"/v1/keys/{made.json()['key'].split('_')[1]}"))
+        step = {"technique": "t", "config": {NASTY: NASTY}}
+        body = {"name": "n", "artifact": {"digest": "0" * 64}, "recipe": [step]}
+        answers.append(client.post("/v1/models/tiny/variants", json=body))
+        answers.append(client.post("/v1/models/tiny/variants", json={**body, "name": NASTY}))
+        answers.append(client.post("/infer", json={"model": NASTY, "inputs": [1]}))
+        answers.append(client.get(f"/v1/models/{quote(NASTY)}"))
+    for answer in answers:
+        assert answer.headers.get("content-type", "application/json") in {
+            "application/json",
+            "application/problem+json",
+            "application/jsonl",
+        }
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "x-made" not in answer.headers
+        assert not any(mark in answer.text for mark in "\x1b\x00\r"), answer.text
+    for sent in (b"<script>\x1b[31m", "\u202eevil".encode(), b"a b"):
+        data = request(
+            "POST",
+            "/v1/keys",
+            b'{"name": "x", "scopes": ["infer"]}',
+            key=edge.key,
+            headers=[("idempotency-key", sent.decode("latin-1"))],
+        )
+        reply = edge.send("idempotency keys", data)
+        assert reply.status in {400, 422} and sent not in reply.body
+    for line in edge.gateway.log:
+        text = line.rstrip("\n")
+        assert text.isprintable() and "<script>" not in text, text
 
 
 def test_no_key_is_ever_written_anywhere(edge: Edge) -> None:

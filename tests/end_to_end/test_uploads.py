@@ -367,12 +367,28 @@ def test_a_variant_has_a_plain_name(client: httpx.Client, name: str) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_parts_of_a_form_are_bytes_like_any_other(client: httpx.Client) -> None:
-    """There is no parser of forms: ten thousand parts are not looked at (U15)."""
-    content = b"--x\r\ncontent-disposition: form-data; name=a\r\n\r\n\r\n" * 1000
-    path = f"/v1/blobs/{hashlib.sha256(content[:-1]).hexdigest()}"
+PART = b"--x\r\ncontent-disposition: form-data; name=a"
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"--x\n" * 10_000 + b"--x--\n", 422),
+        (PART + b"\r\nx-long: " + b"a" * (1 << 20) + b"\r\n\r\n\r\n--x--\r\n", 413),
+        (b"p" * (4 << 20) + b"\r\n" + PART + b"\r\n\r\n\r\n--x--\r\n", 413),
+    ],
+    ids=["10,000 parts", "a part's header of 1 MB", "a preamble of 4 MB"],
+)
+def test_parts_of_a_form_are_bytes_like_any_other(
+    client: httpx.Client, content: bytes, status: int
+) -> None:
+    """There is no parser of forms: nothing of one is ever looked at (U15)."""
     form = {"content-type": "multipart/form-data; boundary=x"}
-    answer = client.put(path, content=content, headers=form)
-    assert (answer.status_code, answer.json()["field"]) == (422, "digest")
-    refused = client.post("/v1/keys", content=content, headers=form)
-    assert refused.status_code == 415
+    begun = time.monotonic()
+    wrong = f"/v1/blobs/{hashlib.sha256(content[:-1]).hexdigest()}"
+    answer = client.put(wrong, content=content, headers=form)
+    assert answer.status_code == status, answer.text
+    for path in ("/v1/keys", f"/v1/models/{MODEL}/variants", "/infer"):
+        assert client.post(path, content=content, headers=form).status_code in {413, 415}, path
+    assert time.monotonic() - begun < 5
+    assert client.get("/v1/models").status_code == 200
