@@ -1,10 +1,10 @@
 """What control routes take and give, as pydantic models; milliseconds only here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.access import Scope
 from app.catalog import ServedModel, cost_usd_per_million
@@ -60,6 +60,9 @@ class VariantOut(BaseModel):
     load_s: float | None = None
     measured_here: bool | None = Field(None, description="whether the profile is of this host")
     manifest_id: str | None = None
+    manifest_error: str | None = Field(
+        None, description="why its manifest cannot be read, and so nothing measured is told"
+    )
     artifact_digest: str
     created_at: datetime
 
@@ -151,6 +154,28 @@ class ArtifactIn(Strict):
     format: str = Field("onnx", pattern="^onnx$")
 
 
+MAX_CONFIG_DEPTH = 32
+"""Objects and lists within each other in a step's configuration; JSON readers take some 200."""
+
+
+def _shallow(steps: list[Step]) -> list[Step]:
+    """Raises `ValueError` for a configuration that is nested too deeply to be read again."""
+    for step in steps:
+        level: list[Any] = [step.config]
+        for _ in range(MAX_CONFIG_DEPTH):
+            level = [
+                inner
+                for one in level
+                if isinstance(one, Mapping | list)
+                for inner in (one.values() if isinstance(one, Mapping) else one)
+            ]
+        if any(isinstance(one, Mapping | list) for one in level):
+            raise ValueError(
+                f"config of {step.technique!r} is nested more than {MAX_CONFIG_DEPTH} deep"
+            )
+    return steps
+
+
 class VariantIn(Strict):
     """A new variant: its name, its uploaded artifact and where it came from."""
 
@@ -162,7 +187,7 @@ class VariantIn(Strict):
     name: Name
     artifact: ArtifactIn
     parent: Name | None = Field(None, description="the variant it was made from")
-    recipe: Annotated[list[Step], Field(max_length=32)] = []
+    recipe: Annotated[list[Step], Field(max_length=32), AfterValidator(_shallow)] = []
     activate: bool = Field(True, description="serve it as soon as it is profiled")
     then: Literal["activate", "shadow", "canary", "wait"] | None = Field(
         None, description="what becomes of it once it is profiled; by default as `activate` says"

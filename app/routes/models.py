@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.errors import Forbidden
+from app.errors import MAX_DETAIL, Forbidden
 from app.paging import USUAL, After, AfterId, Limit, page
 from app.routes.guarded import GuardedRoute
 from app.schemas import (
@@ -32,6 +32,7 @@ from app.schemas import (
     variant_fields,
 )
 from app.services import Parts, Services, Who
+from variants.errors import Invalid, NotFound
 from variants.manifest import Manifest
 from variants.registry import VariantRecord
 from variants.terms import Terms
@@ -246,16 +247,16 @@ def _variants(parts: Services, model: str, terms: Terms, after: str, limit: int)
     records, more = page(allowed, attrgetter("name"), after=after, limit=limit)
     hidden = {} if terms.allow is None else {"reason": ""}
     return VariantList(
-        variants=[VariantOut(**_fields(parts, r, _manifest(parts, r)) | hidden) for r in records],
+        variants=[VariantOut(**_fields(parts, r, *_manifest(parts, r)) | hidden) for r in records],
         next=more,
     )
 
 
 def _detail(parts: Services, model: str, variant: str) -> VariantDetail:
     record = parts.data.registry.variant(model, variant)
-    manifest = _manifest(parts, record)
+    manifest, error = _manifest(parts, record)
     return VariantDetail(
-        **_fields(parts, record, manifest),
+        **_fields(parts, record, manifest, error),
         parent=manifest.parent if manifest is not None else None,
         recipe=list(manifest.recipe) if manifest is not None else [],
         evaluation=manifest.evaluation if manifest is not None else None,
@@ -293,13 +294,21 @@ def _rollout(parts: Services, model: str, variant: str) -> RolloutOut | None:
     )
 
 
-def _manifest(parts: Services, record: VariantRecord) -> Manifest | None:
-    return None if record.manifest_id is None else parts.data.store.manifest(record.manifest_id)
+def _manifest(parts: Services, record: VariantRecord) -> tuple[Manifest | None, str | None]:
+    """A variant's manifest, or why it cannot be read."""
+    if record.manifest_id is None:
+        return None, None
+    try:
+        return parts.data.store.manifest(record.manifest_id), None
+    except (Invalid, NotFound) as error:
+        return None, str(error)[:MAX_DETAIL]
 
 
-def _fields(parts: Services, record: VariantRecord, manifest: Manifest | None) -> dict[str, Any]:
+def _fields(
+    parts: Services, record: VariantRecord, manifest: Manifest | None, error: str | None
+) -> dict[str, Any]:
     served = parts.engine.catalog.model(record.model)
-    return variant_fields(
+    fields = variant_fields(
         record,
         manifest,
         reference=served.record.reference == record.name,
@@ -307,3 +316,4 @@ def _fields(parts: Services, record: VariantRecord, manifest: Manifest | None) -
         host=parts.host,
         prices=parts.settings.prices.prices(),
     )
+    return fields | {"manifest_error": error}

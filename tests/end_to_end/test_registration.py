@@ -237,6 +237,43 @@ def test_a_taken_name_is_a_conflict_and_an_unknown_parent_is_refused(
     assert unknown.status_code in (404, 422)
 
 
+@pytest.mark.parametrize("depth", [33, 200, 255])
+def test_a_recipe_that_could_not_be_read_again_is_refused_at_once(
+    client: httpx.Client, depth: int
+) -> None:
+    config: dict[str, object] = {}
+    for _ in range(depth - 1):
+        config = {"a": config}
+    recipe = [{"technique": "pruned", "config": config}]
+    answer = register(client, "deep", "0" * 64, recipe=recipe)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    assert "nested" in answer.text
+    recipe[0]["config"] = config["a"] if depth == 33 else {}
+    assert register(client, "deep", "0" * 64, recipe=recipe).status_code == 404  # the blob
+
+
+def test_a_damaged_or_missing_manifest_spoils_its_own_row_only(
+    client: httpx.Client, data_dir: Path
+) -> None:
+    whole = client.get(VARIANTS).json()["variants"]
+    row = next(found for found in whole if found["variant"] == "glacial")
+    path = data_dir / "manifests" / f"{row['manifest_id']}.json"
+    kept = path.read_bytes()
+    try:
+        for damage in (lambda: path.write_bytes(kept[:-20]), path.unlink):
+            damage()
+            for found in client.get(VARIANTS).json()["variants"]:
+                damaged = found["variant"] == "glacial"
+                assert bool(found["manifest_error"]) == damaged
+                assert (found["runtime"] is None) == damaged or found["manifest_id"] is None
+            detail = client.get(f"{VARIANTS}/glacial").json()
+            assert "manifest" in detail["manifest_error"]
+            assert detail["history"]
+    finally:
+        path.write_bytes(kept)
+    assert client.get(VARIANTS).json()["variants"] == whole
+
+
 def test_a_failed_variant_cannot_be_activated(client: httpx.Client) -> None:
     cut = models.linear()
     cut.graph.node[0].input[0] = "nowhere"
