@@ -32,6 +32,7 @@ from router.policies import Policy
 from router.residency import Item
 from router.sharing import Shares
 from router.waiting import Waiting
+from variants.lifecycle import State
 from variants.manifest import Manifest
 from variants.runtimes import Tensors
 from variants.store import Store
@@ -50,6 +51,9 @@ large ones are refused first."""
 AHEAD_S = 0.001
 """Beside the time to hand a batch over, the next one is sent so much before a worker is free: the
 event loop's timers have this grain."""
+
+LATER: State = "inactive"
+"""What a variant is here that is active and not loaded yet."""
 
 RETRIED = frozenset({"crash", "exit"})
 """Causes after which a batch is run once more, unless the variant may have brought it about."""
@@ -370,13 +374,14 @@ class Engine:
         await self.pool.open(self.pool.loading(model.spec, served))
 
     def publish(self, model: ServedModel) -> None:
-        """Route by this snapshot of a model from now on. Variants never loaded are left out."""
+        """Route by this snapshot of a model from now on. Variants not loaded yet are not active."""
         state = self._models.setdefault(model.spec.name, Lane(model.spec))
         held = {name: v for name, v in model.variants.items() if v.key in self.pool.loadings}
         for served in model.routed.values():
             if served.key in self.pool.loadings:
                 state.add(served)
-        shown = replace(model, variants=held, canary=None)
+        later = dict.fromkeys(model.variants.keys() - held, LATER)
+        shown = replace(model, variants=held, others={**model.others, **later}, canary=None)
         if model.rollout is not None and model.rollout.served.key in self.pool.loadings:
             shown = replace(shown, canary=shown.with_canary())
         self.catalog = self.catalog.replace(shown)

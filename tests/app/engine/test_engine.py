@@ -126,6 +126,7 @@ def test_a_variant_is_loaded_everywhere_before_it_is_published(tmp_path: Path) -
         renewed = catalog.read_model(world.data, MODEL, PRICES)
         world.engine.publish(renewed)
         assert "fresh" not in world.model.variants
+        assert world.model.others["fresh"] == "inactive"
         await world.engine.load(world.model, fresh)
         assert all(fresh.key in slot.loaded for slot in world.engine.pool.slots)
         world.engine.publish(renewed)
