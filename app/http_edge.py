@@ -1,6 +1,7 @@
 """Pure ASGI pieces around every route: request ids, limits, metrics, bodies and disconnects."""
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -179,12 +180,13 @@ async def body_chunks(
     max_bytes: int,
     timeout_s: float,
     pause_s: float | None = None,
+    least_bytes_per_s: float = math.inf,
 ) -> AsyncIterator[bytes]:
     """The body as it arrives.
 
     Raises `WrongContentType` for a compressed body, `TooLarge` beyond `max_bytes` (at once where
-    the length is declared), `BodyTimeout` after `timeout_s` or a pause of `pause_s`, and
-    `ClientDisconnect` if the caller goes.
+    the length is declared), `BodyTimeout` after a pause of `pause_s` or after `timeout_s`, to which
+    what has come adds time at the least pace, and `ClientDisconnect` if the caller goes.
     """
     if any(v.lower() != "identity" for v in header_values(scope, b"content-encoding")):
         raise WrongContentType("send the body without Content-Encoding")
@@ -193,9 +195,10 @@ async def body_chunks(
         raise TooLarge(f"the body has {declared[0]} bytes; at most {max_bytes} are taken")
     size = 0
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + timeout_s
+    begun_s = loop.time()
     more = True
     while more:
+        end_s = begun_s + timeout_s + size / least_bytes_per_s
         until_s = end_s if pause_s is None else min(end_s, loop.time() + pause_s)
         try:
             async with asyncio.timeout_at(until_s):
@@ -203,7 +206,7 @@ async def body_chunks(
         except TimeoutError:
             if until_s < end_s:
                 raise BodyTimeout(f"nothing of the body came for {pause_s:g} s") from None
-            raise BodyTimeout(f"the body did not end within {timeout_s:g} s") from None
+            raise BodyTimeout(f"the body did not end within {end_s - begun_s:.3g} s") from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk = message.get("body", b"")

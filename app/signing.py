@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from variants.errors import GearshiftError, Invalid
+from variants.store import storage_errors
 
 
 class SignatureRefused(GearshiftError):
@@ -45,21 +46,25 @@ def check_key(key: Path) -> None:
 
 
 def check(path: Path, signature: Mapping[str, Any] | None, key: Path) -> None:
-    """Raise `SignatureRefused` unless the file at `path` is the one that the key's owner signed."""
+    """Raise `SignatureRefused` unless the file at `path` is the one that the key's owner signed.
+
+    The library reads signatures from files only: `StorageFull` or `StorageBroken` where none can be
+    written.
+    """
     if signature is None:
         raise SignatureRequired(
             "this gateway takes signed artifacts only: send the signature in 'signature'",
         )
     from model_signing import verifying
 
-    with tempfile.NamedTemporaryFile("w", suffix=".sig", encoding="utf-8") as file:
-        json.dump(signature, file)
-        file.flush()
+    with storage_errors(), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "signature"
+        file.write_text(json.dumps(signature), encoding="utf-8")
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
         try:
-            verifier.verify(path, file.name)
+            verifier.verify(path, file)
         except Exception as error:  # whatever is wrong with it, it does not hold
-            words = str(error).replace(str(path), "the artifact").replace(file.name, "signature")
+            words = str(error).replace(str(path), "the artifact").replace(str(file), "signature")
             raise SignatureInvalid(
                 "the signature does not hold for this artifact under this gateway's key: "
                 f"{words[:300] or type(error).__name__}",

@@ -19,7 +19,9 @@ from variants.errors import Invalid, NotFound
 
 router = APIRouter(prefix="/v1/blobs", tags=["admin"], route_class=GuardedRoute)
 
-UPLOAD_TIMEOUT_S = 3600.0
+LEAST_BYTES_PER_S = 1024.0
+"""Slower ones hold a place that others want: four pauses are allowed beyond this pace."""
+
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in lower-case hex")]
 Offset = Annotated[
     int, Header(alias="Upload-Offset", ge=0, description="bytes that are here already")
@@ -137,8 +139,9 @@ async def _receive(
             request.scope,
             request.receive,
             max_bytes=room,
-            timeout_s=UPLOAD_TIMEOUT_S,
+            timeout_s=4 * settings.body_timeout_s,
             pause_s=settings.body_timeout_s,
+            least_bytes_per_s=LEAST_BYTES_PER_S,
         )
         try:
             await place.take(partial, chunks, declared)

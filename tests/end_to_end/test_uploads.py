@@ -270,6 +270,25 @@ def test_uploads_at_once_are_counted_by_key_and_in_all(
     assert client.put(path, content=content).status_code == 201
 
 
+def test_an_upload_that_drips_gives_its_place_back_and_can_go_on(
+    client: httpx.Client, shared: world.Gateway
+) -> None:
+    content, path = blob("dripping")
+    started, sent = time.monotonic(), 1
+    with began(shared, path, content[:1], len(content)) as dripping:
+        while not dripping.readable(0.3):
+            assert time.monotonic() - started < 10
+            dripping.send(content[sent : sent + 1])
+            sent += 1
+        answer = dripping.answer()
+    assert answer is not None
+    assert_problem(answer, 408, "body-timeout")
+    assert time.monotonic() - started > 3
+    here = int(client.head(path).headers["upload-offset"])
+    assert sent - 2 <= here <= sent
+    assert part(client, path, content[here:], here).status_code == 201
+
+
 @pytest.mark.option("unfinished_bytes", "unfinished_bytes_per_key")
 def test_unfinished_bytes_are_counted_by_key_and_in_all(
     client: httpx.Client, shared: world.Gateway, other_key: str

@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ import httpx
 import numpy as np
 import pytest
 
+from app import signing
 from tests import ladder as ladders
 from tests import world
 from tests.calls import Caller, Reply
 from tests.faults.table import drilled
 from tests.ladder import MODEL, Ladder
+from variants.errors import StorageFull
 
 UPLOADS = 100
 BLOB_BYTES = int(os.environ.get("GEARSHIFT_TEST_BLOB_BYTES", str(2 << 20)))
@@ -134,6 +137,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_signature_that_finds_no_room_is_told_so(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library that checks it reads files only."""
+    pytest.importorskip("model_signing")
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    signature = {"payload": "x" * (FULL_BYTES + 1)}
+    with pytest.raises(StorageFull):
+        signing.check(small_disk / "new.onnx", signature, small_disk / "key.pub")
+    assert not list(small_disk.iterdir())
 
 
 def test_a_full_disk_refuses_uploads_and_nothing_else(
