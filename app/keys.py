@@ -182,7 +182,7 @@ class Keys:
         self.refresh()
         return f"gs_{id}_{text}"
 
-    def rotate(self, id: str, *, overlap_s: float, actor: str) -> str:
+    def rotate(self, id: str, *, overlap_s: float, actor: str, reason: str = "") -> str:
         """A new secret for a key, returned whole; the old one stays valid for the overlap.
 
         Raises `NotFound`, or `Invalid` for an overlap of less than 0 or more than 30 days.
@@ -191,13 +191,13 @@ class Keys:
             raise Invalid(f"overlap_s is {overlap_s:g}; 0 to {MAX_OVERLAP_S:g}", field="overlap_s")
         text, secret = self._new_secret()
         until = datetime.fromtimestamp(self._clock(), UTC) + timedelta(seconds=overlap_s)
-        self._table.rotate(id, secret, old_until=until, actor=actor)
+        self._table.rotate(id, secret, old_until=until, actor=actor, reason=reason)
         self.refresh()
         return f"gs_{id}_{text}"
 
-    def revoke(self, id: str, *, actor: str, force: bool = False) -> None:
+    def revoke(self, id: str, *, actor: str, force: bool = False, reason: str = "") -> None:
         """End a key. Raises `NotFound`, or `Conflict` for the last one with the scope `admin`."""
-        self._table.revoke(id, actor=actor, force=force)
+        self._table.revoke(id, actor=actor, force=force, reason=reason)
         self.refresh()
 
     def rotate_pepper(self, *, actor: str, force: bool = False) -> None:

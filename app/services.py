@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 
 from app.access import Caller
 from app.bad_keys import BadKeys
@@ -66,3 +66,7 @@ def caller(request: Request) -> Caller:
 
 Parts = Annotated[Services, Depends(services)]
 Who = Annotated[Caller, Depends(caller)]
+Reason = Annotated[
+    str,
+    Query(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$", description="why, for the audit"),
+]

@@ -138,7 +138,15 @@ class Switches:
                 else:
                     await self._drain(record, actor, force=force, reason=reason, evidence=evidence)
 
-    async def retire(self, model: str, variant: str, actor: str, *, force: bool = False) -> None:
+    async def retire(
+        self,
+        model: str,
+        variant: str,
+        actor: str,
+        *,
+        force: bool = False,
+        reason: str = "retired",
+    ) -> None:
         """End a variant for good; its artifact may be swept. Raises as `deactivate` does."""
         record = await self._record(model, variant)
         if record.state == "retired":
@@ -148,13 +156,16 @@ class Switches:
         async with self._lock(model, variant):
             record = await self._record(model, variant)
             async with self._lock(model):
-                await self._move_on(record, "retired", actor, "retired")
+                await self._move_on(record, "retired", actor, reason)
                 await self._publish(model)
 
-    async def set_reference(self, model: str, variant: str, actor: str) -> None:
+    async def set_reference(
+        self, model: str, variant: str, actor: str, *, reason: str = ""
+    ) -> None:
         """Count accuracy drops from this variant. Raises `NotFound` or `Conflict`."""
         async with self._lock(model):
-            await asyncio.to_thread(self._data.registry.set_reference, model, variant, actor=actor)
+            act = partial(self._data.registry.set_reference, actor=actor, reason=reason)
+            await asyncio.to_thread(act, model, variant)
             await self._publish(model)
 
     async def show(self, model: str) -> None:

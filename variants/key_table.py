@@ -93,7 +93,9 @@ class KeyTable:
             _add(db, id=id, name=name, secret=secret, scopes=scopes, actor=actor)
         return True
 
-    def rotate(self, id: str, secret: Secret, *, old_until: datetime, actor: str) -> None:
+    def rotate(
+        self, id: str, secret: Secret, *, old_until: datetime, actor: str, reason: str = ""
+    ) -> None:
         """Another secret for a key; the present one is valid until then.
 
         Raises `NotFound` for a key that does not exist or has ended.
@@ -103,9 +105,9 @@ class KeyTable:
             kept = {"old_until": old_until, **_stored_old(old.secret)}
             _change(db, old, **kept, **_stored(secret))
             evidence = {"key": id, "old_until": old_until.isoformat()}
-            audit.record(db, actor=actor, action="key.rotate", reason="", evidence=evidence)
+            audit.record(db, actor=actor, action="key.rotate", reason=reason, evidence=evidence)
 
-    def revoke(self, id: str, *, actor: str, force: bool = False) -> None:
+    def revoke(self, id: str, *, actor: str, force: bool = False, reason: str = "") -> None:
         """End a key.
 
         Raises `NotFound` for one that does not exist or has ended, and `Conflict` for the last
@@ -116,7 +118,8 @@ class KeyTable:
             if "admin" in key.scopes and not force and not _other_admins(db, id):
                 raise Conflict("this is the last admin key: make another one first, or force it")
             _change(db, key, revoked_at=datetime.now(UTC))
-            audit.record(db, actor=actor, action="key.revoke", reason="", evidence={"key": id})
+            evidence = {"key": id}
+            audit.record(db, actor=actor, action="key.revoke", reason=reason, evidence=evidence)
 
     def store_anew(self, id: str, old_hmac: str, secret: Secret) -> None:
         """The same secret under another pepper, the old one too, unless it is gone meanwhile."""

@@ -111,13 +111,13 @@ class Registry:
             raise ModelNotFound(name)
         return _model(row)
 
-    def set_reference(self, model: str, variant: str, *, actor: str) -> None:
+    def set_reference(self, model: str, variant: str, *, actor: str, reason: str = "") -> None:
         """Count accuracy drops from it. Raises `NotFound`, or `Conflict` where it is not active."""
         with self._database.change() as db:
             if _variant(_one(db, model, variant)).state != "active":
                 raise Conflict(f"only an active variant can be the reference, {variant!r} is not")
-            version = db.execute(select(tables.models.c.version).filter_by(name=model)).scalar_one()
-            versions.advance("model", version, name=model)
+            old = db.execute(select(tables.models).filter_by(name=model)).one()
+            versions.advance("model", old.version, name=model)
             db.execute(
                 update(tables.models)
                 .filter_by(name=model)
@@ -127,9 +127,10 @@ class Registry:
                 db,
                 actor=actor,
                 action="model.reference",
-                reason="",
+                reason=reason,
                 model=model,
                 variant=variant,
+                evidence={"before": old.reference},
             )
 
     # Variants
@@ -238,7 +239,10 @@ class Registry:
                 variant=name,
                 old_state=record.state,
                 new_state=record.state,
-                evidence={"plan": json.loads(plan)},
+                evidence={
+                    "plan": json.loads(plan),
+                    "before": None if record.plan is None else json.loads(record.plan),
+                },
             )
 
     def variants(self, model: str) -> tuple[VariantRecord, ...]:

@@ -17,7 +17,7 @@ from app.schemas import (
     key_out,
     usage_out,
 )
-from app.services import Parts, Services, Who
+from app.services import Parts, Reason, Services, Who
 from variants.errors import NotFound
 from variants.key_table import KeyRecord
 from variants.terms import Terms
@@ -51,12 +51,16 @@ async def create_key(wanted: KeyIn, parts: Parts, who: Who) -> KeyCreated:
 
 
 @router.post("/keys/{id}/rotate", summary="Rotate a key")
-async def rotate_key(id: str, wanted: RotateIn, parts: Parts, who: Who) -> KeyCreated:
+async def rotate_key(
+    id: str, wanted: RotateIn, parts: Parts, who: Who, reason: Reason = ""
+) -> KeyCreated:
     """A new secret for a key, with the same id and limits. The old one stays valid for a while.
 
     Rotating again within that time ends the older secret at once.
     """
-    key = await asyncio.to_thread(parts.keys.rotate, id, overlap_s=wanted.overlap_s, actor=who.name)
+    key = await asyncio.to_thread(
+        parts.keys.rotate, id, overlap_s=wanted.overlap_s, actor=who.name, reason=reason
+    )
     return KeyCreated(key=key)
 
 
@@ -66,9 +70,10 @@ async def revoke_key(
     parts: Parts,
     who: Who,
     force: Annotated[bool, Query(description="even the last admin key")] = False,
+    reason: Reason = "",
 ) -> Response:
     """End a key; the next request with it is refused. The last admin key stays, unless forced."""
-    await asyncio.to_thread(parts.keys.revoke, id, actor=who.name, force=force)
+    await asyncio.to_thread(parts.keys.revoke, id, actor=who.name, force=force, reason=reason)
     return Response(status_code=204)
 
 

@@ -31,7 +31,7 @@ from app.schemas import (
     model_out,
     variant_fields,
 )
-from app.services import Parts, Services, Who
+from app.services import Parts, Reason, Services, Who
 from variants.errors import Invalid, NotFound
 from variants.manifest import Manifest
 from variants.registry import VariantRecord
@@ -158,64 +158,86 @@ async def get_events(model: str, variant: str, parts: Parts, who: Who) -> Stream
 
 
 @router.post("/{model}/variants/{variant}/activate", summary="Activate a variant")
-async def activate(model: str, variant: str, parts: Parts, who: Who) -> VariantDetail:
+async def activate(
+    model: str, variant: str, parts: Parts, who: Who, reason: Reason = ""
+) -> VariantDetail:
     """Load and warm it on the workers, then route to it. Activating an active one is a no-op.
 
     This promotes a shadow or canary at once.
     """
     parts.engine.catalog.model(model)
-    await parts.switches.activate(model, variant, who.name)
+    await parts.switches.activate(model, variant, who.name, reason=reason or "activated")
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
 @router.post("/{model}/variants/{variant}/shadow", summary="Try a variant on copies of requests")
-async def shadow(model: str, variant: str, wanted: PlanIn, parts: Parts, who: Who) -> VariantDetail:
+async def shadow(
+    model: str, variant: str, wanted: PlanIn, parts: Parts, who: Who, reason: Reason = ""
+) -> VariantDetail:
     """Run it beside the others on a share of the live inputs, when nothing else needs the machine.
 
     No caller sees its answers. A canary goes back to this at once; a shadow goes on with the new
     plan, its counts beginning anew. A model has one shadow or canary at a time.
     """
     parts.engine.catalog.model(model)
-    await parts.switches.try_out(model, variant, "shadow", wanted.plan(), who.name)
+    plan = wanted.plan()
+    await parts.switches.try_out(model, variant, "shadow", plan, who.name, reason=reason or None)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
 @router.post("/{model}/variants/{variant}/canary", summary="Give a variant a share of requests")
-async def canary(model: str, variant: str, wanted: PlanIn, parts: Parts, who: Who) -> VariantDetail:
+async def canary(
+    model: str, variant: str, wanted: PlanIn, parts: Parts, who: Who, reason: Reason = ""
+) -> VariantDetail:
     """Route a share of the requests to it that it suits; promote or demote it by the criteria."""
     parts.engine.catalog.model(model)
-    await parts.switches.try_out(model, variant, "canary", wanted.plan(), who.name)
+    plan = wanted.plan()
+    await parts.switches.try_out(model, variant, "canary", plan, who.name, reason=reason or None)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
 @router.post("/{model}/variants/{variant}/deactivate", summary="Deactivate a variant")
 async def deactivate(
-    model: str, variant: str, parts: Parts, who: Who, force: Force = False
+    model: str,
+    variant: str,
+    parts: Parts,
+    who: Who,
+    force: Force = False,
+    reason: Reason = "",
 ) -> VariantDetail:
     """Stop routing to it, finish what was admitted, unload it. No request fails by this.
 
     This rolls a shadow or canary back at once.
     """
     parts.engine.catalog.model(model)
-    await parts.switches.deactivate(model, variant, who.name, force=force)
+    why = reason or "deactivated"
+    await parts.switches.deactivate(model, variant, who.name, force=force, reason=why)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
 @router.post("/{model}/variants/{variant}/retire", summary="Retire a variant")
 async def retire(
-    model: str, variant: str, parts: Parts, who: Who, force: Force = False
+    model: str,
+    variant: str,
+    parts: Parts,
+    who: Who,
+    force: Force = False,
+    reason: Reason = "",
 ) -> VariantDetail:
     """Deactivate it for good. Its record stays; its artifact may be swept."""
     parts.engine.catalog.model(model)
-    await parts.switches.retire(model, variant, who.name, force=force)
+    why = reason or "retired"
+    await parts.switches.retire(model, variant, who.name, force=force, reason=why)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
 @router.put("/{model}/reference", summary="Set the reference")
-async def set_reference(model: str, wanted: ReferenceIn, parts: Parts, who: Who) -> ModelOut:
+async def set_reference(
+    model: str, wanted: ReferenceIn, parts: Parts, who: Who, reason: Reason = ""
+) -> ModelOut:
     """Count accuracy drops from this active variant."""
     parts.engine.catalog.model(model)
-    await parts.switches.set_reference(model, wanted.variant, who.name)
+    await parts.switches.set_reference(model, wanted.variant, who.name, reason=reason)
     return model_out(parts.engine.catalog.model(model), who.terms)
 
 

@@ -1,5 +1,6 @@
 """Requests that a SQLite file and a PostgreSQL server must answer alike."""
 
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 
@@ -85,3 +86,25 @@ def test_a_version_that_no_column_holds_is_not_the_present_one(
         headers = {"If-Match": f'"{number}"'}
         answer = client.post(path, headers=headers, json={} if "keys" in path else None)
         assert answer.status_code == (404 if "keys" in path else 412), answer.text
+
+
+def test_the_audit_says_why_where_people_do(client: httpx.Client) -> None:
+    key = create(client, "2999-01-01T00:00:00Z").json()["key"].split("_")[1]
+    asked: list[tuple[str, str, object]] = [
+        ("POST", f"/v1/keys/{key}/rotate", {}),
+        ("DELETE", f"/v1/keys/{key}", None),
+        ("PUT", "/v1/models/tiny/reference", {"variant": "fp32"}),
+        ("POST", f"{VARIANT}/fp32/deactivate?force=true", None),
+        ("POST", f"{VARIANT}/fp32/activate", None),
+        ("POST", f"{VARIANT}/fp32/retire?force=true", None),
+    ]
+    for number, (method, path, body) in enumerate(asked):
+        url = f"{path}{'&' if '?' in path else '?'}reason=ticket {number}"
+        assert client.request(method, url, json=body).is_success, path
+    told = [json.loads(line) for line in client.get("/v1/audit").text.splitlines()]
+    why = {line["reason"].split(",")[0]: line for line in told if "ticket" in line["reason"]}
+    assert {f"ticket {number}" for number in range(len(asked))} <= set(why)
+    assert why["ticket 2"]["evidence"] == {"before": "fp32"}
+    for wrong in ("x" * 501, "%00", "two%0Alines"):
+        answer = client.post(f"{VARIANT}/fp32/activate?reason={wrong}")
+        assert (answer.status_code, answer.json()["field"]) == (422, "reason"), answer.text
