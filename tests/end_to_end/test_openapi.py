@@ -95,16 +95,16 @@ def test_every_protected_route_asks_for_a_key(description: dict[str, Any]) -> No
         assert ("401" in operation["responses"]) is not public
 
 
-REVOKE = "/v1/keys/{id}"
-"""Its turn comes last: with ids from the list of keys it may well revoke the one in use."""
+LAST = ("/v1/keys/{id}", "/v1/keys/{id}/rotate")
+"""With ids from the list of keys they may well end the one in use."""
 
 
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     """Examples, every boundary and random requests against a gateway of its own."""
     with running_edge(tmp_path) as edge:
-        assert schemathesis(edge, tmp_path, "--exclude-path", REVOKE) > 500
+        assert schemathesis(edge, tmp_path, *(f"--exclude-path={path}" for path in LAST)) > 500
         edge.assert_alive()
-        assert schemathesis(edge, tmp_path, "--include-path", REVOKE) > 10
+        assert schemathesis(edge, tmp_path, *(f"--include-path={path}" for path in LAST)) > 10
 
 
 CONFIGURATION = """
