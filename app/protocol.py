@@ -33,12 +33,8 @@ JOINED_BYTES = 64 << 10
 SLICE_BYTES = 16 << 10
 """The parser is fed in slices of this size, to see whether it gets anywhere with each."""
 
-ASK_S = 0.2
-"""A caller that ended its side is asked after this whether it is still there: most answers are
-quicker."""
-
 GONE_S = 0.01
-"""It is first looked for so long after it was asked, then ever less often."""
+"""A caller that ended its side is first looked for after this, then ever less often."""
 
 TAKEN_BYTES = 64 << 10
 """Whoever does not take in so much of its answer, or what is left of it, in time is left."""
@@ -156,15 +152,10 @@ class LimitedProtocol(HttpToolsProtocol):
             return False
         self._half_closed = True
         cycle.keep_alive = False
-        self.loop.call_later(ASK_S, self._ask, cycle)
-        return True
-
-    def _ask(self, last: RequestResponseCycle) -> None:
-        if self.transport.is_closing():
-            return
-        if not self.pipeline and not last.response_started:
+        if not self.pipeline and not cycle.response_started:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._look_again(GONE_S)
+        return True
 
     def _look_again(self, wait_s: float) -> None:
         self.loop.call_later(wait_s, self._look_whether_gone, wait_s)
