@@ -2,9 +2,9 @@
 
 A canary is held against the other variants, which answer the rest of the same traffic at the same
 time, so that a busy host or a hard hour counts against neither. Where fewer than `ENOUGH` runs of
-the others were seen, as when it gets all the traffic, nothing could ever be surely worse than they
-are: then it is also held against bounds of its own. The counts go through confidence sequences
-(`sequential.py`), so the verdict may be asked for at any moment.
+the others were seen in its first `ALONE`, as when it gets all the traffic, nothing could ever be
+surely worse than they are: then it is also held against bounds of its own. The counts go through
+confidence sequences (`sequential.py`), so the verdict may be asked for at any moment.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ Verdict = Literal["promote", "demote", "wait"]
 NOTHING = Count()
 ENOUGH = 20
 """From so many runs of the others on, a candidate is held against them alone."""
+ALONE = 100
+"""Who has had so many runs while the others had fewer than `ENOUGH` gets nearly all the traffic."""
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
@@ -54,9 +56,9 @@ class Criteria:
     registration, beyond those of the others. `min_agreement`: rows with the reference's answer;
     None asks for none. `promote` and `demote` say whether the verdict is carried out.
 
-    While fewer than 20 runs of the others were seen, it is demoted as well once it surely fails in
-    more than `max_error_ratio` of its runs, or surely is slow in more than 5 % (what a p95 leaves
-    out) and `max_slow_excess` together.
+    Where it had 100 runs and the others fewer than 20, it is demoted as well once it surely fails
+    in more than `max_error_ratio` of its runs, or surely is slow in more than 5 % (what a p95
+    leaves out) and `max_slow_excess` together.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -199,7 +201,7 @@ def _at_most(
         return Judged(criterion=criterion, found=found, limit=excess, standing="broken")
     if found.high <= excess:
         return Judged(criterion=criterion, found=found, limit=excess, standing="kept")
-    if others.n < ENOUGH and alone.low > most:
+    if mine.n >= ALONE and others.n < ENOUGH and alone.low > most:
         return Judged(criterion=criterion, found=alone, limit=most, standing="broken", alone=True)
     return Judged(criterion=criterion, found=found, limit=excess, standing="open")
 

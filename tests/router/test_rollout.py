@@ -107,7 +107,7 @@ def test_what_the_others_suffer_as_well_is_not_held_against_it() -> None:
         (Seen(failed=Count(hits=1000, n=1000), slow=Count(n=1000)), "errors"),
         (Seen(failed=Count(n=1000), slow=Count(hits=1000, n=1000)), "latency"),
         (
-            Seen(failed=Count(hits=50, n=50), others_failed=Count(n=3), others_slow=Count(n=3)),
+            Seen(failed=Count(hits=60, n=120), others_failed=Count(n=3), others_slow=Count(n=3)),
             "errors",
         ),
     ],
@@ -122,6 +122,16 @@ def test_a_canary_with_all_the_traffic_is_held_against_bounds_of_its_own(
     assert "beyond" not in told(broken) and "too little seen of the others" in told(broken)
     wide = Criteria(max_error_ratio=1.0, max_slow_excess=0.96)
     assert judge(wide, alone)[0] == "wait"
+
+
+def test_a_hard_moment_at_the_beginning_is_not_held_against_it() -> None:
+    seen = Seen(
+        failed=Count(n=9),
+        slow=Count(hits=9, n=9),
+        others_failed=Count(n=4),
+        others_slow=Count(hits=4, n=4),
+    )
+    assert judge(Criteria(), seen)[0] == "wait"
 
 
 def test_alone_it_is_promoted_once_it_surely_fails_less_than_others_may() -> None:
@@ -141,7 +151,7 @@ def test_few_others_that_are_surely_as_bad_are_not_overlooked() -> None:
 @pytest.mark.parametrize("others", [0, ENOUGH - 1])
 def test_alone_at_its_bounds_it_is_seldom_demoted_by_looking_often(others: int) -> None:
     """The others are as good; both criteria are looked at after every run."""
-    runs, length, alpha = 60, 120, 0.1
+    runs, length, alpha = 60, 200, 0.1
     criteria = Criteria(confidence=1 - alpha, max_error_ratio=0.2, min_agreement=None)
     beside = Count(hits=0, n=others)
     known: dict[tuple[int, int], str] = {}
