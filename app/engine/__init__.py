@@ -16,5 +16,6 @@
 - `frames.py`          what travels between them: a JSON header and raw tensor bytes
 - `leases.py`          how many admitted requests may still use a variant
 - `watchdog.py`        ends a worker that is silent for too long
+- `cpu.py`             what a process has had of the processors, and whether it wants more
 - `overhead.py`        what the gateway itself adds to a request
 """
