@@ -177,7 +177,10 @@ class Keys:
             return None
         id = secrets.token_hex(4)
         text, secret = self._new_secret()
-        if not self._table.add_first(id=id, name=name, secret=secret, scopes=scopes, actor=actor):
+        made = self._table.add(
+            id=id, name=name, secret=secret, scopes=scopes, actor=actor, only_first=True
+        )
+        if not made:
             return None
         self.refresh()
         return f"gs_{id}_{text}"

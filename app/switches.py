@@ -8,8 +8,8 @@ lock of the model's own, which is never held for long.
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class Switches:
         actor: str,
         *,
         only: State | None = None,
-        reason: str = "activated",
+        reason: str = "",
         evidence: Evidence | None = None,
     ) -> None:
         """Load a variant on the workers and route to it; this ends its quarantine.
@@ -74,7 +74,8 @@ class Switches:
                     await self._engine.load(self._engine.catalog.model(model), served)
                     await self.show(model)
                 else:
-                    await self._bring_in(record, "active", actor, reason, evidence=evidence)
+                    why = reason or "activated"
+                    await self._bring_in(record, "active", actor, why, evidence=evidence)
 
     async def try_out(
         self,
@@ -85,7 +86,7 @@ class Switches:
         actor: str,
         *,
         only: State | None = None,
-        reason: str | None = None,
+        reason: str = "",
         evidence: Evidence | None = None,
     ) -> None:
         """Let a variant show what it is worth, or go on with another plan where it does already.
@@ -101,9 +102,8 @@ class Switches:
             with self._counted(model, state, start):
                 if record.state == state:
                     replan = partial(self._data.registry.replan, actor=actor, reason=reason)
-                    async with self._lock(model):
+                    async with self._showing(model):
                         await asyncio.to_thread(replan, model, variant, text)
-                        await self._publish(model)
                 else:
                     told = {**(evidence or {}), "plan": PLAN.dump_python(plan, mode="json")}
                     await self._bring_in(record, state, actor, reason, plan=text, evidence=told)
@@ -116,7 +116,7 @@ class Switches:
         *,
         force: bool = False,
         only: State | None = None,
-        reason: str = "deactivated",
+        reason: str = "",
         evidence: Evidence | None = None,
     ) -> None:
         """Stop routing to a variant, and unload it once its admitted requests have finished.
@@ -125,6 +125,7 @@ class Switches:
         ends in its own time. Raises `NotFound`, or `Conflict` for the reference and for the last
         variant that can serve, unless it is to be by `force`.
         """
+        reason = reason or "deactivated"
         start = time.monotonic()
         async with self._lock(model, variant):
             record = await self._record(model, variant, only)
@@ -132,9 +133,8 @@ class Switches:
                 return
             with self._counted(model, "deactivated", start):
                 if record.state in CANDIDATES:
-                    async with self._lock(model):
+                    async with self._showing(model):
                         await self._move_on(record, "inactive", actor, reason, evidence=evidence)
-                        await self._publish(model)
                 else:
                     await self._drain(record, actor, force=force, reason=reason, evidence=evidence)
 
@@ -145,7 +145,7 @@ class Switches:
         actor: str,
         *,
         force: bool = False,
-        reason: str = "retired",
+        reason: str = "",
     ) -> None:
         """End a variant for good; its artifact may be swept. Raises as `deactivate` does."""
         record = await self._record(model, variant)
@@ -155,24 +155,22 @@ class Switches:
             await self.deactivate(model, variant, actor, force=force, reason="to be retired")
         async with self._lock(model, variant):
             record = await self._record(model, variant)
-            async with self._lock(model):
-                await self._move_on(record, "retired", actor, reason)
-                await self._publish(model)
+            async with self._showing(model):
+                await self._move_on(record, "retired", actor, reason or "retired")
 
     async def set_reference(
         self, model: str, variant: str, actor: str, *, reason: str = ""
     ) -> None:
         """Count accuracy drops from this variant. Raises `NotFound` or `Conflict`."""
-        async with self._lock(model):
-            act = partial(self._data.registry.set_reference, actor=actor, reason=reason)
+        act = partial(self._data.registry.set_reference, actor=actor, reason=reason)
+        async with self._showing(model):
             await asyncio.to_thread(act, model, variant)
-            await self._publish(model)
 
     async def show(self, model: str) -> None:
         """Do as the registry says now, whoever changed it."""
         await asyncio.to_thread(self._read, model)  # what the store has to fetch holds up nobody
-        async with self._lock(model):
-            await self._publish(model)
+        async with self._showing(model):
+            pass
 
     async def move(
         self, model: str, variant: str, state: State, actor: str, reason: str, **rest: Any
@@ -190,6 +188,13 @@ class Switches:
     def _lock(self, *names: str) -> asyncio.Lock:
         """That of a variant, held through its whole change, or, inside it, that of a model."""
         return self._locks.setdefault(names, asyncio.Lock())
+
+    @asynccontextmanager
+    async def _showing(self, model: str) -> AsyncIterator[None]:
+        """Hold a model's lock for a change of the registry, and show what it has become."""
+        async with self._lock(model):
+            yield
+            await self._publish(model)
 
     @contextmanager
     def _counted(self, model: str, outcome: str, start: float) -> Iterator[None]:
@@ -219,14 +224,13 @@ class Switches:
         known = served.key in self._engine.catalog.served()
         if state != "shadow":
             await self._engine.load(self._engine.catalog.model(record.model), served)
-        async with self._lock(record.model):
+        async with self._showing(record.model):
             try:
                 await self._move_on(record, state, actor, reason, plan=plan, evidence=evidence)
             except BaseException:
                 if not known:
                     await self._engine.pool.close(served.key)
                 raise
-            await self._publish(record.model)
 
     async def _drain(
         self,
@@ -251,9 +255,8 @@ class Switches:
                 )
                 drained = self._engine.retire(self._engine.catalog.model(model), variant)
             await drained
-            async with self._lock(model):
+            async with self._showing(model):
                 await self._move_on(replace(record, state="draining"), "inactive", actor, "drained")
-                await self._publish(model)
 
     async def _relieved(self, model: str, variant: str) -> bool:
         """Whether another variant is open, if need be opened now, so that this one may go."""

@@ -69,28 +69,39 @@ class KeyTable:
         actor: str,
         terms: Terms = UNLIMITED,
         expires_at: datetime | None = None,
-    ) -> None:
-        """Store a key."""
-        with self._database.change() as db:
-            _add(
-                db,
-                id=id,
-                name=name,
-                secret=secret,
-                scopes=scopes,
-                actor=actor,
-                terms=terms,
-                expires_at=expires_at,
-            )
-
-    def add_first(
-        self, *, id: str, name: str, secret: Secret, scopes: frozenset[str], actor: str
+        only_first: bool = False,
     ) -> bool:
-        """Store a key where there has never been one; of several who try at once, one does."""
+        """Store a key, and say whether it was.
+
+        With `only_first` only where there has never been one: of several who try at once, one does.
+        """
+        numbers = {name: getattr(terms, name) for name in NUMBERS}
+        allow = None if terms.allow is None else names(terms.allow)
         with self._database.change() as db:
-            if db.scalar(select(tables.keys.c.id).limit(1)) is not None:
+            if only_first and db.scalar(select(tables.keys.c.id).limit(1)) is not None:
                 return False
-            _add(db, id=id, name=name, secret=secret, scopes=scopes, actor=actor)
+            db.execute(
+                insert(tables.keys).values(
+                    id=id,
+                    name=name,
+                    scopes=" ".join(sorted(scopes)),
+                    created_at=datetime.now(UTC),
+                    expires_at=expires_at,
+                    allow=None if allow is None else " ".join(allow),
+                    **_stored(secret),
+                    **numbers,
+                )
+            )
+            evidence = {
+                "key": id,
+                "name": name,
+                "scopes": sorted(scopes),
+                "allow": allow,
+                "expires_at": expires_at and expires_at.isoformat(),
+                **numbers,
+            }
+            given = {name: value for name, value in evidence.items() if value is not None}
+            audit.record(db, actor=actor, action="key.create", reason="", evidence=given)
         return True
 
     def rotate(
@@ -144,43 +155,6 @@ class KeyTable:
         with self._database.read() as db:
             rows = db.execute(select(tables.keys).where(tables.keys.c.revoked_at.is_(None)))
             return tuple(map(_record, rows))
-
-
-def _add(
-    db: Connection,
-    *,
-    id: str,
-    name: str,
-    secret: Secret,
-    scopes: frozenset[str],
-    actor: str,
-    terms: Terms = UNLIMITED,
-    expires_at: datetime | None = None,
-) -> None:
-    numbers = {name: getattr(terms, name) for name in NUMBERS}
-    allow = None if terms.allow is None else names(terms.allow)
-    db.execute(
-        insert(tables.keys).values(
-            id=id,
-            name=name,
-            scopes=" ".join(sorted(scopes)),
-            created_at=datetime.now(UTC),
-            expires_at=expires_at,
-            allow=None if allow is None else " ".join(allow),
-            **_stored(secret),
-            **numbers,
-        )
-    )
-    evidence = {
-        "key": id,
-        "name": name,
-        "scopes": sorted(scopes),
-        "allow": allow,
-        "expires_at": expires_at and expires_at.isoformat(),
-        **numbers,
-    }
-    given = {name: value for name, value in evidence.items() if value is not None}
-    audit.record(db, actor=actor, action="key.create", reason="", evidence=given)
 
 
 def _valid(db: Connection, id: str) -> KeyRecord:

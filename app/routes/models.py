@@ -166,7 +166,7 @@ async def activate(
     This promotes a shadow or canary at once.
     """
     parts.engine.catalog.model(model)
-    await parts.switches.activate(model, variant, who.name, reason=reason or "activated")
+    await parts.switches.activate(model, variant, who.name, reason=reason)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
@@ -181,7 +181,7 @@ async def shadow(
     """
     parts.engine.catalog.model(model)
     plan = wanted.plan()
-    await parts.switches.try_out(model, variant, "shadow", plan, who.name, reason=reason or None)
+    await parts.switches.try_out(model, variant, "shadow", plan, who.name, reason=reason)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
@@ -192,7 +192,7 @@ async def canary(
     """Route a share of the requests to it that it suits; promote or demote it by the criteria."""
     parts.engine.catalog.model(model)
     plan = wanted.plan()
-    await parts.switches.try_out(model, variant, "canary", plan, who.name, reason=reason or None)
+    await parts.switches.try_out(model, variant, "canary", plan, who.name, reason=reason)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
@@ -210,8 +210,7 @@ async def deactivate(
     This rolls a shadow or canary back at once.
     """
     parts.engine.catalog.model(model)
-    why = reason or "deactivated"
-    await parts.switches.deactivate(model, variant, who.name, force=force, reason=why)
+    await parts.switches.deactivate(model, variant, who.name, force=force, reason=reason)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
@@ -226,8 +225,7 @@ async def retire(
 ) -> VariantDetail:
     """Deactivate it for good. Its record stays; its artifact may be swept."""
     parts.engine.catalog.model(model)
-    why = reason or "retired"
-    await parts.switches.retire(model, variant, who.name, force=force, reason=why)
+    await parts.switches.retire(model, variant, who.name, force=force, reason=reason)
     return await asyncio.to_thread(_detail, parts, model, variant)
 
 
