@@ -156,8 +156,11 @@ def gc(
 
     obj: Context = ctx.obj
     with obj.open_data() as data:
-        find = retention.unneeded if dry_run else retention.sweep
-        files = tuple(find(data, grace_s=obj.settings.keep_unused_s))
+        grace_s = obj.settings.keep_unused_s
+        if dry_run:
+            files = tuple(retention.unneeded(data, grace_s=grace_s))
+        else:
+            files = retention.sweep(data, grace_s=grace_s, actor=keys_cli.ACTOR)
     for file in files:
         print(f"{file.kind} {file.name} {file.size_bytes}")
     done = "would be removed" if dry_run else "removed"
@@ -194,7 +197,9 @@ def restore(
     store = open_store(obj.data_dir, obj.settings.store_url)
     secret = obj.settings.database_url
     url = None if secret is None else secret.get_secret_value()
-    count = bring_back(path, obj.data_dir, store, force=force, database_url=url)
+    count = bring_back(
+        path, obj.data_dir, store, force=force, actor=keys_cli.ACTOR, database_url=url
+    )
     print(f"{count} files restored; the pepper must be that of the time of the backup")
 
 

@@ -20,7 +20,7 @@ async def sweep_often(data: DataFolder, options: Options) -> None:
         await asyncio.sleep(SWEEP_S)
         try:
             grace_s = options.now.keep_unused_s
-            swept = await asyncio.to_thread(retention.sweep, data, grace_s=grace_s)
+            swept = await asyncio.to_thread(retention.sweep, data, grace_s=grace_s, actor="gateway")
         except Exception as error:  # the registry may be gone; the next time will do
             log.warning("store_not_swept", error=str(error))
         else:

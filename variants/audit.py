@@ -95,6 +95,11 @@ class Audit:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def add(self, *, actor: str, action: str, evidence: Mapping[str, Any]) -> None:
+        """Record what was done to the files beside the database. Raises as `Database.write`."""
+        with self._database.write() as db:
+            record(db, actor=actor, action=action, reason="", evidence=evidence)
+
     def of(
         self, model: str, variant: str, *, after: int = 0, limit: int = PAGE
     ) -> tuple[AuditEntry, ...]:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from variants import manifest as manifests
+from variants.audit import Audit
 from variants.data_folder import FILE, DataFolder
 from variants.database import Database, newest_schema
 from variants.digest import file_sha256
@@ -99,7 +100,13 @@ def check(backup: Path) -> dict[str, str]:
 
 
 def restore(
-    backup: Path, root: Path, store: Store, *, force: bool, database_url: str | None = None
+    backup: Path,
+    root: Path,
+    store: Store,
+    *,
+    force: bool,
+    actor: str,
+    database_url: str | None = None,
 ) -> int:
     """Bring a checked backup into a data folder and its store; returns how many files it had.
 
@@ -124,11 +131,12 @@ def restore(
             shutil.copyfile(path, path.with_name(f"{FILE}.before-restore-{at}"))
         path.with_name(f"{FILE}-journal").unlink(missing_ok=True)  # it belongs to the old one
         _bring(backup / FILE, path)
-        with closing(Database(path)) as database:  # checks it, brings it to the present schema
+    rows = path if FILE in files else database_url
+    if rows is not None:
+        with closing(Database(rows)) as database:  # checks it, brings it to the present schema
             _hold(Registry(database), store)
-    elif database_url is not None:
-        with closing(Database(database_url)) as database:
-            _hold(Registry(database), store)
+            which = {"files": len(files), "index_sha256": file_sha256(backup / INDEX)}
+            Audit(database).add(actor=actor, action="store.restore", evidence=which)
     return len(files)
 
 

@@ -160,6 +160,7 @@ class Registry:
                     model=model,
                     variant=name,
                     new_state="registered",
+                    evidence={"artifact_digest": artifact_digest},
                 )
         except IntegrityError:
             raise Conflict(

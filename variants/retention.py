@@ -16,6 +16,9 @@ from variants.registry import Registry
 from variants.spec import TextPreprocess
 from variants.store import Stored
 
+RECORDED = 500
+"""Files that one line of the audit names."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needed:
@@ -58,15 +61,19 @@ def unneeded(data: DataFolder, *, grace_s: float) -> Iterator[Stored]:
             yield file
 
 
-def sweep(data: DataFolder, *, grace_s: float) -> tuple[Stored, ...]:
-    """Remove what may be swept; returns what it was.
+def sweep(data: DataFolder, *, grace_s: float, actor: str) -> tuple[Stored, ...]:
+    """Remove what may be swept, and record it; returns what it was.
 
     Each file is looked at again right before: it may have been registered or uploaded again since
     the store was walked. A blob that is registered at this very moment is kept, or its variant
-    fails for want of it.
+    fails for want of it. The record comes last, for removing makes room for it on a full disk.
     """
-    return tuple(
+    swept = tuple(
         file
         for file in tuple(unneeded(data, grace_s=grace_s))
         if not needed(data.registry).keeps(file) and data.store.remove(file)
     )
+    for first in range(0, len(swept), RECORDED):
+        files = [f"{file.kind} {file.name}" for file in swept[first : first + RECORDED]]
+        data.audit.add(actor=actor, action="store.sweep", evidence={"files": files})
+    return swept

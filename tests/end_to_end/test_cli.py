@@ -163,7 +163,9 @@ def test_a_gateway_goes_on_with_a_registry_that_is_restored_under_it(
         made = client.post("/v1/keys", json={"name": "late", "scopes": ["read"]}).json()["key"]
         with gateway.client(made) as late:
             assert late.get("/v1/models").status_code == 200
-            backup.restore(tmp_path / "kept", ladder.root, Store(ladder.root), force=True)
+            backup.restore(
+                tmp_path / "kept", ladder.root, Store(ladder.root), force=True, actor="test"
+            )
             until(lambda: late.get("/v1/models").status_code == 401, 2.0)
         assert client.post("/v1/keys", json={"name": "new", "scopes": ["read"]}).is_success
         assert client.get("/readyz").json()["registry"] is None

@@ -24,7 +24,7 @@ DAY_S = 86400.0
 
 
 def bring_back(source: Path, root: Path, *, force: bool = False) -> None:
-    backup.restore(source, root, Store(root), force=force)
+    backup.restore(source, root, Store(root), force=force, actor="test")
 
 
 def work(root: Path, notes: Notes, stop: threading.Event, name: str) -> None:
@@ -169,7 +169,7 @@ def test_only_what_is_old_and_needed_by_nothing_is_swept(ladder: Ladder) -> None
         found = list(retention.unneeded(data, grace_s=7 * DAY_S))
         assert [file.name for file in found] == [old]
         assert data.store.has_blob(old)
-        swept = retention.sweep(data, grace_s=7 * DAY_S)
+        swept = retention.sweep(data, grace_s=7 * DAY_S, actor="test")
         assert [(file.name, file.size_bytes) for file in swept] == [(old, 3)]
         left = {(file.kind, file.name) for file in data.store.files()}
         assert left == everything | {("blob", young), ("blob", wanted)}
@@ -182,7 +182,7 @@ def test_a_retired_variants_artifact_is_swept_and_its_record_stays(ladder: Ladde
         for state in path:
             assert not list(retention.unneeded(data, grace_s=-1))
             data.registry.move(MODEL, "glacial", state, actor="test", reason="")
-        assert [file.name for file in retention.sweep(data, grace_s=-1)] == [digest]
+        assert [file.name for file in retention.sweep(data, grace_s=-1, actor="test")] == [digest]
         record = data.registry.variant(MODEL, "glacial")
         assert record.manifest_id is not None
         assert data.store.manifest(record.manifest_id).variant == "glacial"
@@ -209,8 +209,12 @@ def test_what_was_let_go_of_has_the_grace_from_then_on(ladder: Ladder) -> None:
         gone = {retire(data, "glacial"), renew_evaluation(data)}
         for digest in gone:
             age(data, digest, 30)
-        assert not retention.sweep(data, grace_s=7 * DAY_S)
-        assert {file.name for file in retention.sweep(data, grace_s=0)} == gone
+        assert not retention.sweep(data, grace_s=7 * DAY_S, actor="test")
+        assert {file.name for file in retention.sweep(data, grace_s=0, actor="me")} == gone
+        *_, last = data.audit.after(0)
+        assert (last.actor, last.action) == ("me", "store.sweep")
+        assert last.evidence is not None
+        assert set(last.evidence["files"]) == {f"blob {name}" for name in gone}
 
 
 def test_what_is_touched_after_the_walk_is_not_swept(ladder: Ladder) -> None:
@@ -250,7 +254,7 @@ def test_what_is_registered_while_others_are_removed_is_not_swept(ladder: Ladder
         for digest in both:
             age(data, digest, 8)
         busy = dataclasses.replace(data, store=Busy(ladder.root))
-        (swept,) = retention.sweep(busy, grace_s=7 * DAY_S)
+        (swept,) = retention.sweep(busy, grace_s=7 * DAY_S, actor="test")
         left = data.registry.variant(MODEL, "late").artifact_digest
         assert {swept.name, left} == both
         assert data.store.has_blob(left)
@@ -267,20 +271,24 @@ def test_rows_dumped_before_the_files_find_them_all(
         needed = data.registry.variant(MODEL, "fast").artifact_digest
     assert gone <= {path.name for path in (tmp_path / "backup" / "blobs").iterdir()}
     back = tmp_path / "back"
-    backup.restore(tmp_path / "backup", back, Store(back), force=False, database_url=url)
+    backup.restore(
+        tmp_path / "backup", back, Store(back), force=False, actor="test", database_url=url
+    )
     index = json.loads((tmp_path / "backup" / backup.INDEX).read_text())
     del index["files"][f"blobs/{needed}"]
     (tmp_path / "backup" / backup.INDEX).write_text(json.dumps(index))
     late = tmp_path / "late"
     with pytest.raises(Invalid, match=f"neither in the backup nor in the store.*{needed}"):
-        backup.restore(tmp_path / "backup", late, Store(late), force=False, database_url=url)
+        backup.restore(
+            tmp_path / "backup", late, Store(late), force=False, actor="test", database_url=url
+        )
 
 
 def test_a_backup_needs_no_artifact_of_a_retired_variant(ladder: Ladder, tmp_path: Path) -> None:
     with open_data_folder(ladder.root) as data:
         for state in ("draining", "inactive", "retired"):
             data.registry.move(MODEL, "glacial", state, actor="test", reason="")
-        retention.sweep(data, grace_s=-1)
+        retention.sweep(data, grace_s=-1, actor="test")
         backup.back_up(data, tmp_path / "backup")
     bring_back(tmp_path / "backup", tmp_path / "back")
     shutil.rmtree(tmp_path / "backup")

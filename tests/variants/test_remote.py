@@ -120,10 +120,10 @@ def test_a_data_folder_on_a_bucket_is_swept_and_backed_up(
     with open_data_folder(ladder.root) as data:
         backup.back_up(data, tmp_path / "backup")
     shared = store(tmp_path / "data", url)
-    backup.restore(tmp_path / "backup", tmp_path / "data", shared, force=False)
+    backup.restore(tmp_path / "backup", tmp_path / "data", shared, force=False, actor="test")
     with open_data_folder(tmp_path / "data", store_url=url) as data:
         unused = data.store.put_bytes(b"unused")
-        assert [file.name for file in retention.sweep(data, grace_s=-1)] == [unused]
+        assert [file.name for file in retention.sweep(data, grace_s=-1, actor="test")] == [unused]
         assert not data.store.has_blob(unused)
         backup.back_up(data, tmp_path / "again")
     bring_back(tmp_path / "again", tmp_path / "back")
