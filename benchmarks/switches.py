@@ -4,7 +4,8 @@
 
 Windows with and without switching take turns under one open load; in the former a variant is
 deactivated and activated, so often a second or, with 0, without pause. The 99th percentiles of all
-windows of a kind are compared by their medians. That each answer comes from exactly one variant is
+windows of a kind are compared by their medians; the ratio's interval is a paired percentile
+bootstrap's over the pairs of windows, by SciPy. That each answer comes from exactly one variant is
 held by `tests/end_to_end/test_switching.py` (`GEARSHIFT_TEST_SWITCHES=1000`).
 """
 
@@ -22,6 +23,8 @@ from statistics import median
 from typing import Any
 
 import httpx
+import numpy as np
+from scipy.stats import bootstrap
 
 from benchmarks import load, tables
 from tests import ladder as ladders
@@ -30,12 +33,14 @@ from tests.ladder import MODEL
 from variants.profile import host_fingerprint
 
 WINDOW_S = 3.0
+FEWEST = 20
+"""Pairs of windows at each pace, however soon the switches are made."""
 CONNECTIONS = 16
 SWITCHED = "mid"
 
 
 def measure(switches: int, rate_per_s: float, switches_per_s: float) -> dict[str, Any]:
-    """Windows in turns until so many switches were made."""
+    """Windows in turns until so many switches were made, and there are `FEWEST` pairs of them."""
     body = json.dumps({"model": MODEL, "inputs": [1.0, 2.0, 3.0, 4.0]}).encode()
     windows: dict[str, list[load.Load]] = {"steady": [], "switching": []}
     took_s: list[float] = []
@@ -47,7 +52,7 @@ def measure(switches: int, rate_per_s: float, switches_per_s: float) -> dict[str
             gateway.client() as admin,
         ):
             request = load.post("/infer", body, {"authorization": f"Bearer {gateway.key}"})
-            while len(took_s) < switches:
+            while len(took_s) < switches or len(windows["steady"]) < FEWEST:
                 for kind, found in windows.items():
                     beside = _switching(admin, switches_per_s, took_s)
                     with beside if kind == "switching" else nullcontext():
@@ -61,7 +66,8 @@ def measure(switches: int, rate_per_s: float, switches_per_s: float) -> dict[str
                     found.append(load_seen)
                 print(f"{len(took_s)} switches", end="\r", file=sys.stderr)
     every = [window for found in windows.values() for window in found]
-    p99_ms = {kind: median(window.p99_ms for window in found) for kind, found in windows.items()}
+    found_ms = {kind: [window.p99_ms for window in found] for kind, found in windows.items()}
+    p99_ms = {kind: median(found) for kind, found in found_ms.items()}
     return {
         "load_average": os.getloadavg(),
         "rate_per_s": rate_per_s,
@@ -76,7 +82,20 @@ def measure(switches: int, rate_per_s: float, switches_per_s: float) -> dict[str
         "p50_ms": {kind: median(w.p50_ms for w in found) for kind, found in windows.items()},
         "p99_ms": p99_ms,
         "p99_ratio": p99_ms["switching"] / p99_ms["steady"],
+        "p99_ratio_95": _interval(found_ms["switching"], found_ms["steady"]),
     }
+
+
+def _interval(switching_ms: list[float], steady_ms: list[float]) -> list[float]:
+    """The 95 % interval of the ratio of the medians."""
+    found = bootstrap(
+        (switching_ms, steady_ms),
+        lambda one, other, axis: np.median(one, axis=axis) / np.median(other, axis=axis),
+        paired=True,
+        method="percentile",
+        rng=0,
+    )
+    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
 @contextmanager
@@ -117,13 +136,13 @@ def table(result: dict[str, Any]) -> str:
         "a switch, ms (most)",
         "p99 steady, ms",
         "p99 switching, ms",
-        "ratio",
+        "ratio (95 %)",
     ]
     return tables.markdown(head, [_row(found) for found in result["paces"]])
 
 
 def _row(found: dict[str, Any]) -> list[str]:
-    pace = found["switches_per_s"]
+    pace, (low, high) = found["switches_per_s"], found["p99_ratio_95"]
     return [
         f"{pace:g}" if pace else "without pause",
         f"{found['switches']:,}",
@@ -133,7 +152,7 @@ def _row(found: dict[str, Any]) -> list[str]:
         f"{found['switch_p50_ms']:.1f} ({found['switch_max_ms']:.0f})",
         f"{found['p99_ms']['steady']:.2f}",
         f"{found['p99_ms']['switching']:.2f}",
-        f"{found['p99_ratio']:.2f}",
+        f"{found['p99_ratio']:.2f} ({low:.2f} to {high:.2f})",
     ]
 
 
