@@ -374,7 +374,10 @@ class Engine:
         await self.pool.open(self.pool.loading(model.spec, served))
 
     def publish(self, model: ServedModel) -> None:
-        """Route by this snapshot of a model from now on. Variants not loaded yet are not active."""
+        """Route by this snapshot of a model from now on. Variants not loaded yet are not active.
+
+        One without news changes nothing: what was worked out for the last one is kept.
+        """
         state = self._models.setdefault(model.spec.name, Lane(model.spec))
         held = {name: v for name, v in model.variants.items() if v.key in self.pool.loadings}
         for served in model.routed.values():
@@ -384,7 +387,9 @@ class Engine:
         shown = replace(model, variants=held, others={**model.others, **later}, canary=None)
         if model.rollout is not None and model.rollout.served.key in self.pool.loadings:
             shown = replace(shown, canary=shown.with_canary())
-        self.catalog = self.catalog.replace(shown)
+        # Rollouts of two versions are equal, but a verdict is bound to one.
+        if model.rollout is not None or shown != self.catalog.models.get(model.spec.name):
+            self.catalog = self.catalog.replace(shown)
 
     async def relieve(self, model: ServedModel, variant: str) -> None:
         """Have another variant of the model open, so that this one may go without a gap.
