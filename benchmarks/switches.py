@@ -1,6 +1,6 @@
 """What callers notice while variants are switched on and off under load.
 
-    python -m benchmarks.switches [--switches 1000] [--rate 300] [--per-second 5 0] [--json]
+    python -m benchmarks.switches [--switches 1000] [--rate 300] [--per-second 1 5 0] [--json]
 
 Windows with and without switching take turns under one open load; in the former a variant is
 deactivated and activated, so often a second or, with 0, without pause. The 99th percentiles of all
@@ -162,7 +162,11 @@ def main() -> None:
     parser.add_argument("--switches", type=int, default=1000, help="at each pace")
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second")
     parser.add_argument(
-        "--per-second", type=float, nargs="+", default=[5.0, 0.0], help="paces; 0: without pause"
+        "--per-second",
+        type=float,
+        nargs="+",
+        default=[1.0, 5.0, 0.0],
+        help="paces; 0: without pause",
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

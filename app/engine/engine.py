@@ -378,7 +378,9 @@ class Engine:
 
         One without news changes nothing: what was worked out for the last one is kept.
         """
-        state = self._models.setdefault(model.spec.name, Lane(model.spec))
+        if model.spec.name not in self._models:
+            self._models[model.spec.name] = Lane(model.spec)
+        state = self._models[model.spec.name]
         held = {name: v for name, v in model.variants.items() if v.key in self.pool.loadings}
         for served in model.routed.values():
             if served.key in self.pool.loadings:

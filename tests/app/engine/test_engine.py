@@ -137,6 +137,20 @@ def test_a_variant_is_loaded_everywhere_before_it_is_published(tmp_path: Path) -
     with_engine(tmp_path, story)
 
 
+def test_a_snapshot_without_news_keeps_what_was_worked_out(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        shown, gate = world.model, world.engine.gate(world.model)
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        assert world.model is shown
+        assert world.engine.gate(world.model) is gate
+        world.data.registry.set_reference(MODEL, "a", actor="test")
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        assert world.model is not shown
+        assert world.engine.gate(world.model) is not gate
+
+    with_engine(tmp_path, story)
+
+
 def test_loading_goes_on_where_a_worker_is_killed_meanwhile(tmp_path: Path) -> None:
     async def story(world: World) -> None:
         for count, slot in enumerate(world.engine.pool.slots * 2):
