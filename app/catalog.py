@@ -48,12 +48,16 @@ class Rollout:
     served: ServedVariant
     state: State
     plan: Plan
-    version: int = field(compare=False)
+    version: int
 
     @property
     def name(self) -> str:
         """The variant's name."""
         return self.served.manifest.variant
+
+    def goes_on_as(self, other: "Rollout | None") -> bool:
+        """Whether the other one is the same trial, of whatever version."""
+        return other is not None and self == replace(other, version=self.version)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

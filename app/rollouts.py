@@ -204,7 +204,7 @@ class Rollouts:
         models = self._engine.catalog.models
         for name, trial in list(self._trials.items()):
             model = models.get(name)
-            same = model is not None and model.rollout == trial.rollout
+            same = model is not None and trial.rollout.goes_on_as(model.rollout)
             if not same or (model is not None and model.record.reference != trial.reference):
                 del self._trials[name]
                 await trial.shadow.stop()
@@ -215,7 +215,9 @@ class Rollouts:
     async def _judge(self, model: str, trial: Trial) -> None:
         served = self._engine.catalog.models.get(model)
         rollout = None if served is None else served.rollout
-        if time.monotonic() < trial.again_s or rollout is None or rollout != trial.rollout:
+        if time.monotonic() < trial.again_s:
+            return
+        if rollout is None or not trial.rollout.goes_on_as(rollout):
             return
         verdict, findings = trial.judge()
         criteria = trial.rollout.plan.criteria

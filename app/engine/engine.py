@@ -389,8 +389,7 @@ class Engine:
         shown = replace(model, variants=held, others={**model.others, **later}, canary=None)
         if model.rollout is not None and model.rollout.served.key in self.pool.loadings:
             shown = replace(shown, canary=shown.with_canary())
-        # Rollouts of two versions are equal, but a verdict is bound to one.
-        if model.rollout is not None or shown != self.catalog.models.get(model.spec.name):
+        if shown != self.catalog.models.get(model.spec.name):
             self.catalog = self.catalog.replace(shown)
 
     async def relieve(self, model: ServedModel, variant: str) -> None:

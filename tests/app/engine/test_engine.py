@@ -20,6 +20,7 @@ from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from app.metrics import Metrics
 from router import policies
 from router.fleet import Queued
+from router.rollout import PLAN
 from tests import ladder as ladders
 from tests import models
 from variants.cost import Prices
@@ -147,6 +148,25 @@ def test_a_snapshot_without_news_keeps_what_was_worked_out(tmp_path: Path) -> No
         world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
         assert world.model is not shown
         assert world.engine.gate(world.model) is not gate
+
+    with_engine(tmp_path, story)
+
+
+def test_a_rollouts_new_version_is_published_though_nothing_else_has_changed(
+    tmp_path: Path,
+) -> None:
+    async def story(world: World) -> None:
+        world.add("trial", state="shadow")
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        was = world.model.rollout
+        assert was is not None
+        plan = PLAN.dump_json(was.plan).decode()
+        world.data.registry.replan(MODEL, "trial", plan, actor="test", reason="the same again")
+        world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
+        now = world.model.rollout
+        assert now is not None
+        assert now.version == was.version + 1
+        assert was.goes_on_as(now)
 
     with_engine(tmp_path, story)
 
