@@ -170,14 +170,14 @@ def test_magnitude_beats_chance_at_equal_sparsity() -> None:
 
 def test_given_time_zeros_that_come_little_by_little_beat_zeros_at_once() -> None:
     x = small_nets.image()
-    at_once, rising = [], []
-    for seed in range(3):
-        lesson = replace(x, bench=replace(x.bench, seed=seed))
-        for updates, models in ((1, at_once), (10, rising)):
-            model = _sparse(lesson, sparsity=0.95, scope="layer", updates=updates, epochs=6)
-            models.append(model)
-    assert {min(_zeros(model)) for model in (*at_once, *rising)} == {min(_zeros(at_once[0]))}
-    assert min(_zeros(at_once[0])) > 0.93
+    lessons = [replace(x, bench=replace(x.bench, seed=seed)) for seed in range(3)]
+    settings = {"sparsity": 0.95, "scope": "layer", "epochs": 6}
+    at_once, rising = (
+        [_sparse(lesson, updates=updates, **settings) for lesson in lessons] for updates in (1, 10)
+    )
+    zeros = {min(_zeros(model)) for model in (*at_once, *rising)}
+    assert len(zeros) == 1
+    assert min(zeros) > 0.93
     assert fmean(map(x.accuracy, rising)) > fmean(map(x.accuracy, at_once)) + 0.03
 
 
