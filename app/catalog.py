@@ -17,7 +17,7 @@ from variants.data_folder import DataFolder
 from variants.errors import Invalid, ModelNotFound, NotFound, StorageBroken
 from variants.lifecycle import CANDIDATES, State
 from variants.manifest import Manifest
-from variants.registry import ModelRecord, VariantRecord
+from variants.registry import Mark, ModelRecord, VariantRecord, mark
 from variants.spec import ModelSpec, TextPreprocess
 from variants.store import Store
 from variants.tokenizer import Tokenizer
@@ -66,7 +66,8 @@ class ServedModel:
 
     `tokenizer` is that of a text model, None where it could not be loaded. `rollout` is the one of
     the others that is being tried. `canary` is this model with that one among its variants, once
-    workers have it; `is_canary` says that this is such a model.
+    workers have it; `is_canary` says that this is such a model. `mark` is the registry's at the
+    moment that this shows, and not compared: it may be another one though nothing served is.
     """
 
     record: ModelRecord
@@ -76,6 +77,7 @@ class ServedModel:
     rollout: Rollout | None = None
     canary: "ServedModel | None" = None
     is_canary: bool = False
+    mark: Mark | None = field(default=None, compare=False)
 
     @property
     def spec(self) -> ModelSpec:
@@ -138,12 +140,12 @@ def read_model(
 
     A tokenizer never changes, so that of the model as it `was` is kept.
     """
-    record = data.registry.model(name)
+    record, variants = data.registry.whole(name)
     active: dict[str, ServedVariant] = {}
     others: dict[str, State] = {}
     rollout: Rollout | None = None
     bring = data.store.heal if was is None else data.store.blob_path  # healed once, it is big
-    for variant in data.registry.variants(name):
+    for variant in variants:
         others[variant.name] = variant.state
         if variant.state not in {"active", *CANDIDATES} or variant.manifest_id is None:
             continue
@@ -166,6 +168,7 @@ def read_model(
         others=others,
         rollout=rollout,
         tokenizer=tokenizer or _tokenizer(data.store, record.spec),
+        mark=mark(record, variants),
     )
 
 

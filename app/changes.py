@@ -19,6 +19,7 @@ from app.recovery import Recovery
 from variants.data_folder import DataFolder
 from variants.errors import RegistryUnavailable
 from variants.postgres import Postgres
+from variants.registry import Mark
 
 log = structlog.get_logger()
 
@@ -26,20 +27,19 @@ POLL_S = 0.5
 RECOVER_S = 2.0
 """Time between two looks for what a gateway that died left behind."""
 
-Marks = Mapping[str, tuple[int, int]]
-
 
 class Changes:
-    """Keeps a gateway's snapshot as the registry is. `show` renews one model, `refresh` the keys.
+    """Keeps a gateway's snapshot as the registry is.
 
-    `unreachable_since` is None while the database answers.
+    `show` renews one model, unless the one of this mark is what it shows; without a mark always.
+    `refresh` renews the keys. `unreachable_since` is None while the database answers.
     """
 
     def __init__(
         self,
         *,
         data: DataFolder,
-        show: Callable[[str], Awaitable[None]],
+        show: Callable[[str, Mark | None], Awaitable[None]],
         refresh: Callable[[], None],
         recovery: Recovery,
         metrics: Metrics,
@@ -52,7 +52,7 @@ class Changes:
         self._told = asyncio.Event()
         self._moved = asyncio.Event()
         self._version: int | None = None
-        self._marks: Marks = {}
+        self._marks: Mapping[str, Mark] = {}
         self._recovered_s = 0.0
         self.unreachable_since: datetime | None = None
 
@@ -113,10 +113,10 @@ class Changes:
             self._moved.clear()
             try:
                 marks = await asyncio.to_thread(self._data.registry.marks)
-                changed = [model for model, mark in marks.items() if self._marks.get(model) != mark]
-                for model in changed:
-                    await self._show(model)
-                    self._marks = {**self._marks, model: marks[model]}
+                for model, mark in marks.items():
+                    if (known := self._marks.get(model)) != mark:
+                        await self._show(model, mark if known else None)
+                        self._marks = {**self._marks, model: mark}
             except RegistryUnavailable:
                 self._version = None
             except Exception:  # what is shown goes on serving

@@ -28,7 +28,7 @@ from variants.cost import Prices
 from variants.data_folder import DataFolder
 from variants.errors import Conflict
 from variants.lifecycle import CANDIDATES, State, check_transition
-from variants.registry import VariantRecord
+from variants.registry import Mark, VariantRecord
 
 log = structlog.get_logger()
 
@@ -49,6 +49,7 @@ class Switches:
         self._prices = prices
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._shown: dict[str, Mark | None] = {}
 
     async def activate(
         self,
@@ -166,8 +167,10 @@ class Switches:
         async with self._showing(model):
             await asyncio.to_thread(act, model, variant)
 
-    async def show(self, model: str) -> None:
-        """Do as the registry says now, whoever changed it."""
+    async def show(self, model: str, mark: Mark | None = None) -> None:
+        """Do as the registry says now, whoever changed it; nothing where it shows this mark."""
+        if mark is not None and mark == self._shown.get(model):
+            return
         await asyncio.to_thread(self._read, model)  # what the store has to fetch holds up nobody
         async with self._showing(model):
             pass
@@ -303,6 +306,7 @@ class Switches:
             each for each in renewed.routed.values() if each.key not in self._engine.pool.loadings
         ]
         self._engine.publish(renewed)
+        self._shown[model] = renewed.mark
         for served in missing:
             self._meanwhile(self._join(renewed, served))
         kept = self._engine.catalog.model(model).routed

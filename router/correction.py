@@ -61,8 +61,11 @@ class HostSpeed:
         self._seen: dict[str, tuple[float, float]] = {}
 
     def tell(self, variant: str, log: float, runs: float) -> None:
-        """A variant's own log of measured ÷ predicted, over so many runs."""
-        self._seen[variant] = (log, runs)
+        """A variant's own log of measured ÷ predicted, over so many runs; none end its say."""
+        if runs > 0.0:
+            self._seen[variant] = (log, runs)
+        else:
+            self._seen.pop(variant, None)
         total = sum(runs for _, runs in self._seen.values())
         self.log = sum(log * runs for log, runs in self._seen.values()) / (total + DOUBT)
 
@@ -104,6 +107,10 @@ class Correction:
         if now_s >= self._look_s or abs(self._host.log - self._common) > REBUILD_AT / 2:
             self._look(now_s)
         return self._candidate
+
+    def rest(self) -> None:
+        """The variant is out of use: what it has seen is kept, and says nothing of the host."""
+        self._host.tell(self._prior.variant, 0.0, 0.0)
 
     def observe(self, rows: int, run_s: float, now_s: float) -> float:
         """Take in one batch's run time and return measured ÷ predicted median."""

@@ -1,7 +1,7 @@
 """Which models and variants exist, and in which state."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,6 +18,9 @@ from variants.lifecycle import CANDIDATES, State, check_transition
 from variants.spec import ModelSpec
 
 _spec: TypeAdapter[ModelSpec] = TypeAdapter(ModelSpec)
+
+Mark = tuple[int, int]
+"""Of a model at one moment, as `mark` makes it: another one after any change of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +53,11 @@ class VariantRecord:
     created_at: datetime
     version: int = 1
     plan: str | None = None
+
+
+def mark(model: ModelRecord, variants: Iterable[VariantRecord]) -> Mark:
+    """A model's version, and those of its variants together: they only grow."""
+    return model.version, sum(variant.version for variant in variants)
 
 
 class Registry:
@@ -106,10 +114,12 @@ class Registry:
     def model(self, name: str) -> ModelRecord:
         """One model. Raises `NotFound`."""
         with self._database.read() as db:
-            row = db.execute(select(tables.models).filter_by(name=name)).first()
-        if row is None:
-            raise ModelNotFound(name)
-        return _model(row)
+            return _the_model(db, name)
+
+    def whole(self, name: str) -> tuple[ModelRecord, tuple[VariantRecord, ...]]:
+        """A model and its variants by name, at one moment. Raises `NotFound`."""
+        with self._database.read() as db:
+            return _the_model(db, name), _its_variants(db, name)
 
     def set_reference(self, model: str, variant: str, *, actor: str, reason: str = "") -> None:
         """Count accuracy drops from it. Raises `NotFound`, or `Conflict` where it is not active."""
@@ -249,10 +259,7 @@ class Registry:
     def variants(self, model: str) -> tuple[VariantRecord, ...]:
         """The model's variants, by name."""
         with self._database.read() as db:
-            rows = db.execute(
-                select(tables.variants).filter_by(model=model).order_by(tables.variants.c.name)
-            )
-            return tuple(_variant(row) for row in rows)
+            return _its_variants(db, model)
 
     def unsettled(self, states: Collection[State]) -> tuple[VariantRecord, ...]:
         """The variants of every model that are in one of these states."""
@@ -287,8 +294,8 @@ class Registry:
                 found.add(was["evaluation"])
         return frozenset(found)
 
-    def marks(self) -> dict[str, tuple[int, int]]:
-        """For each model a mark that differs after any change of it or its variants."""
+    def marks(self) -> dict[str, Mark]:
+        """Every model's mark."""
         models, variants = tables.models.c, tables.variants.c
         changed = select(func.coalesce(func.sum(variants.version), 0)).where(
             variants.model == models.name
@@ -305,6 +312,18 @@ class Registry:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _the_model(db: Connection, name: str) -> ModelRecord:
+    row = db.execute(select(tables.models).filter_by(name=name)).first()
+    if row is None:
+        raise ModelNotFound(name)
+    return _model(row)
+
+
+def _its_variants(db: Connection, model: str) -> tuple[VariantRecord, ...]:
+    chosen = select(tables.variants).filter_by(model=model).order_by(tables.variants.c.name)
+    return tuple(_variant(row) for row in db.execute(chosen))
 
 
 def _one(db: Connection, model: str, name: str) -> Any:

@@ -18,6 +18,8 @@ from router.waiting import Waiting
 from variants.spec import ModelSpec
 
 REMEMBERED_SETS = 64
+RESTING = 64
+"""Corrections of so many variants are kept that are out of use."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -43,6 +45,7 @@ class Lane:
         self.variants: dict[str, ServedVariant] = {}
         self.corrections: dict[str, Correction] = {}
         self._correct = correcting()
+        self._resting: dict[str, Correction] = {}
         self._outlooks = Outlooks()
         self._names: dict[frozenset[str], frozenset[str]] = {}
         self._keys: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -52,11 +55,15 @@ class Lane:
         self.max_batch = max(1, min(spec.max_batch, MAX_PAYLOAD_BYTES // row_bytes))
 
     def add(self, served: ServedVariant) -> None:
-        """Hold a variant that workers have loaded or will load."""
+        """Hold a variant that workers have loaded or will load.
+
+        One that is back after a while is known by what its runs have taken before.
+        """
         name = served.manifest.variant
         if name not in self.variants:
             self.variants[name] = served
-            self.corrections[name] = self._correct(served.candidate)
+            known = self._resting.pop(served.key, None)
+            self.corrections[name] = known or self._correct(served.candidate)
             self._names.clear()
             self._keys.clear()
 
@@ -80,9 +87,12 @@ class Lane:
         return found
 
     def remove(self, variant: str) -> None:
-        """Forget a variant that nobody may use any more."""
-        self.variants.pop(variant, None)
-        self.corrections.pop(variant, None)
+        """Let go of a variant that nobody may use any more."""
+        if served := self.variants.pop(variant, None):
+            correction = self._resting[served.key] = self.corrections.pop(variant)
+            correction.rest()
+            if len(self._resting) > RESTING:
+                del self._resting[next(iter(self._resting))]
         self._names.clear()
         self._keys.clear()
 

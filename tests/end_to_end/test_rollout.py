@@ -342,7 +342,8 @@ def test_a_verdict_is_void_where_the_plan_was_changed_since(tmp_path: Path) -> N
     root = tmp_path / "data"
 
     async def run(gateway: world.Gateway) -> None:
-        async with load(gateway.port, gateway.key), Caller(gateway.port, gateway.key) as admin:
+        some = load(gateway.port, gateway.key, callers=2)  # or the shadow would find little room
+        async with some, Caller(gateway.port, gateway.key) as admin:
             await post(admin, "new", "shadow", {**kept, "criteria": {**CRITERIA, "promote": True}})
             end = time.monotonic() + WITHIN_S
             while not any("verdict_begun" in line for line in gateway.log):

@@ -181,6 +181,18 @@ def test_a_sketch_forgets_in_constant_memory_and_keeps_the_tail() -> None:
     assert sketch.quantiles((0.5,))[0] == pytest.approx(50, abs=3)
 
 
+def test_a_variant_out_of_use_says_nothing_of_the_host_and_forgets_nothing() -> None:
+    make = correcting()
+    used, other = make(PRIOR), make(replace(PRIOR, variant="b"))
+    for step in range(200):
+        used.observe(1, 0.03, NOW + step * 0.03)
+    now_s = NOW + 6.0
+    assert other.candidate(now_s).service[1].p50 > 0.015
+    used.rest()
+    assert other.candidate(now_s).service[1].p50 == PRIOR.service[1].p50
+    assert used.candidate(now_s).service[1].p50 == pytest.approx(0.03, rel=0.2)
+
+
 def test_a_variant_that_seldom_runs_is_as_slow_as_the_others_show() -> None:
     make = correcting()
     busy, idle = make(PRIOR), make(replace(PRIOR, variant="b"))

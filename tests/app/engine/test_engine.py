@@ -18,6 +18,7 @@ from app.engine.engine import Engine
 from app.engine.refusals import DeadlinePassed, Draining, QueueFull
 from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from app.metrics import Metrics
+from app.switches import Switches
 from router import policies
 from router.fleet import Queued
 from router.rollout import PLAN
@@ -25,6 +26,7 @@ from tests import ladder as ladders
 from tests import models
 from variants.cost import Prices
 from variants.data_folder import DataFolder, open_data_folder
+from variants.database import Operation
 
 PRICES = Prices(core_hour_usd=1.0, gib_hour_usd=1.0)
 MODEL = "tiny"
@@ -148,6 +150,41 @@ def test_a_snapshot_without_news_keeps_what_was_worked_out(tmp_path: Path) -> No
         world.engine.publish(catalog.read_model(world.data, MODEL, PRICES))
         assert world.model is not shown
         assert world.engine.gate(world.model) is not gate
+
+    with_engine(tmp_path, story)
+
+
+def test_a_variant_that_is_back_is_known_by_its_runs_before(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        slower = world.add("slower", service_s=0.02, promised_s=0.005)
+        shown = catalog.read_model(world.data, MODEL, PRICES)
+        for _ in range(2):
+            await world.engine.load(world.model, slower)
+            world.engine.publish(shown)
+            drift = {manifest.variant: ratio for manifest, ratio, _ in world.engine.drift()}
+            for _ in range(20):
+                await world.submit("slower")
+            await world.engine.retire(world.model, "slower")
+        assert drift["a"] < 3 < drift["slower"]
+
+    with_engine(tmp_path, story)
+
+
+def test_a_model_that_shows_its_present_mark_is_not_read_again(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        switches = Switches(data=world.data, engine=world.engine, metrics=Metrics(), prices=PRICES)
+        await switches.set_reference(MODEL, "a", "test")
+        marks = world.data.registry.marks()
+        asked: list[Operation] = []
+        world.data.database.on_done = lambda operation, _: asked.append(operation)
+        await switches.show(MODEL, marks[MODEL])
+        assert not asked
+        await switches.show(MODEL)
+        assert asked
+        world.data.registry.set_reference(MODEL, "slow", actor="another gateway")
+        await switches.show(MODEL, world.data.registry.marks()[MODEL])
+        assert world.model.record.reference == "slow"
+        await switches.stop()
 
     with_engine(tmp_path, story)
 
