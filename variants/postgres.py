@@ -61,7 +61,7 @@ class Postgres:
                 field="database_url",
             ) from None
         self._refused = ""
-        self._silence = Silence()
+        self._silence = Silence(RegistryUnavailable, "the database does not answer")
         self.claims = ServerClaims(self._claim_session, self._silence, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._patience_s = max(QUICKEST_S, math.ceil(timeout_s))

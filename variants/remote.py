@@ -5,13 +5,16 @@ held against its digest, where it is needed. Credentials and endpoint come from 
 look for them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, an instance's role …), never from options.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from variants.errors import Invalid, NotFound, StorageBroken
+from variants.silence import Silence
 
+UNREACHABLE = "the artifact store cannot be reached"
 TIMEOUTS = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 3}}
 
 
@@ -40,6 +43,7 @@ class Remote:
                 "store_url names a bucket: pip install 'gearshift[s3]'", field="store_url"
             ) from None
         self._root = url.removeprefix("s3://").strip("/")
+        self._silence = Silence(StorageBroken, UNREACHABLE)
         self._files = S3FileSystem(
             use_listings_cache=False, skip_instance_cache=True, config_kwargs=TIMEOUTS
         )
@@ -50,10 +54,24 @@ class Remote:
             self._files.put_file(str(source), self._at(name))
 
     def read(self, name: str) -> bytes:
-        """A small file's bytes. Raises `NotFound`."""
-        with _errors(name):
-            found: bytes = self._files.cat_file(self._at(name))
-            return found
+        """A small file's bytes. Raises `NotFound`.
+
+        While the store does not answer, one at a time waits for it, and the others are told at
+        once: many of these are read in a row.
+        """
+        begun_s = time.monotonic()
+        with self._silence.turn():
+            try:
+                with _errors(name):
+                    found: bytes | None = self._files.cat_file(self._at(name))
+            except NotFound:
+                found = None  # which is an answer
+            except StorageBroken:
+                self._silence.begin(begun_s)
+                raise
+        if found is None:
+            raise NotFound(f"the store has no {name}")
+        return found
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy a file here. Raises `NotFound`."""
@@ -98,4 +116,4 @@ def _errors(name: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise NotFound(f"the store has no {name}") from None
     except (OSError, BotoCoreError) as error:
-        raise StorageBroken("the artifact store cannot be reached") from error
+        raise StorageBroken(UNREACHABLE) from error

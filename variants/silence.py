@@ -11,16 +11,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from variants.errors import RegistryUnavailable
+from variants.errors import GearshiftError
 
 PAUSE_S = 0.4
 """Between two tries."""
 
 
 class Silence:
-    """What was open when `count` grew is not to be trusted any more."""
+    """What was open when `count` grew is not to be trusted any more. `told` is raised meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: type[GearshiftError], words: str) -> None:
+        self._told, self._words = told, words
         self.count = 0
         self.silent = False
         self._trying = threading.Lock()
@@ -46,14 +47,14 @@ class Silence:
     def turn(self) -> Iterator[None]:
         """Reach the server within this; where that does not raise, it answers.
 
-        Raises `RegistryUnavailable` where it is silent and another one tries, or did just now.
+        Raises `told` where it is silent and another one tries, or did just now.
         """
         if not self.silent:
             yield
             self._answered_s = time.monotonic()
             return
         if time.monotonic() < self._again_s or not self._trying.acquire(blocking=False):
-            raise RegistryUnavailable("the database does not answer")
+            raise self._told(self._words)
         self._thread = threading.get_ident()
         try:
             yield

@@ -1,5 +1,6 @@
 """A store behind a bucket: shared, verified, and told apart from its local copies."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,7 +147,16 @@ def test_a_bucket_that_is_gone_is_told_and_what_is_here_is_still_read(
     bucket.process.kill()
     bucket.process.wait()
     assert one.blob_path(digest).read_bytes() == WEIGHTS
-    assert one.manifest(MANIFEST.id) == MANIFEST
+    once_s, ten_s = (_reading_s(one, times) for times in (2, 10))
+    assert ten_s < once_s  # only who tries anew waits for it
     with pytest.raises(StorageBroken):
         one.put_bytes(b"new")
     assert not list((tmp_path / "one" / "incoming").iterdir())
+
+
+def _reading_s(found: Store, times: int) -> float:
+    """Seconds that a manifest takes to be read so often."""
+    begun_s = time.monotonic()
+    for _ in range(times):
+        assert found.manifest(MANIFEST.id) == MANIFEST
+    return time.monotonic() - begun_s

@@ -9,7 +9,7 @@ from variants.silence import PAUSE_S, Silence
 
 
 def test_one_tries_a_silent_server_and_the_others_are_told_at_once() -> None:
-    silence = Silence()
+    silence = Silence(RegistryUnavailable, "silent")
     silence.begin(time.monotonic())
     with pytest.raises(OSError), silence.turn():
         assert silence.mine
@@ -26,7 +26,7 @@ def test_one_tries_a_silent_server_and_the_others_are_told_at_once() -> None:
 
 
 def test_a_wait_that_began_before_an_answer_tells_nothing_of_the_server() -> None:
-    silence, begun_s = Silence(), time.monotonic()
+    silence, begun_s = Silence(RegistryUnavailable, "silent"), time.monotonic()
     with silence.turn():
         pass
     silence.begin(begun_s)
