@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressors.proportions import paired_difference, wilson
+from compressors.publish import ACTOR
 from compressors.records import Records
 from compressors.scores import Scores
 from variants.data_folder import DataFolder
@@ -105,7 +106,8 @@ def renew(
 ) -> dict[str, Manifest]:
     """Write the cascades among a model's active variants into the manifests they begin with.
 
-    Only manifests that change are written. Returns every active, built variant's manifest.
+    Only manifests that change are written, and gateways that serve them are told. Returns every
+    active, built variant's manifest.
     """
     manifests = [
         folder.store.manifest(variant.manifest_id)
@@ -118,8 +120,14 @@ def renew(
         for name, manifest in built.items()
         if manifest.build_key and (one := records.scores(manifest.build_key, "selection"))
     }
-    for name, cascades in all_pairs(list(built.values()), scores, max_drop_points).items():
-        if built[name].cascades != cascades:
-            built[name] = replace(built[name], cascades=cascades)
-            folder.store.put_manifest(built[name])
-    return built
+    found = all_pairs(list(built.values()), scores, max_drop_points)
+    renewed = {
+        name: replace(built[name], cascades=cascades)
+        for name, cascades in found.items()
+        if built[name].cascades != cascades
+    }
+    for manifest in renewed.values():
+        folder.store.put_manifest(manifest)
+    if renewed:
+        folder.registry.manifests_renewed(model, renewed, actor=ACTOR)
+    return built | renewed

@@ -256,6 +256,28 @@ class Registry:
                 },
             )
 
+    def manifests_renewed(self, model: str, names: Collection[str], *, actor: str) -> None:
+        """Have every gateway read these variants' manifests again. Raises `NotFound`."""
+        with self._database.change() as db:
+            for name in names:
+                record = _variant(_one(db, model, name))
+                versions.advance("variant", record.version, model=model, name=name)
+                db.execute(
+                    update(tables.variants)
+                    .filter_by(model=model, name=name)
+                    .values(version=tables.variants.c.version + 1)
+                )
+                audit.record(
+                    db,
+                    actor=actor,
+                    action="variant.manifest",
+                    reason="measurements renewed",
+                    model=model,
+                    variant=name,
+                    old_state=record.state,
+                    new_state=record.state,
+                )
+
     def variants(self, model: str) -> tuple[VariantRecord, ...]:
         """The model's variants, by name."""
         with self._database.read() as db:

@@ -162,5 +162,9 @@ def test_cascades_are_renewed_in_the_manifests_of_active_variants(
     found = {name: {c.then for c in manifest.cascades} for name, manifest in renewed.items()}
     assert found == {"a": {"b", "c"}, "b": {"c"}, "c": set()}
     assert data_folder.store.manifest(digest_json("a")) == renewed["a"]
+    marks = data_folder.registry.marks()
+    cascades.renew(data_folder, records, tiny_spec.name, 1.0)
+    assert data_folder.registry.marks() == marks
     cascades.renew(data_folder, records, tiny_spec.name, 1e-9)
+    assert data_folder.registry.marks() != marks
     assert data_folder.store.manifest(digest_json("a")).cascades == ()

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from tests import models
 from variants.cost import Prices
 from variants.data_folder import DataFolder, open_data_folder
 from variants.database import Operation
+from variants.profile import Accuracy
 
 PRICES = Prices(core_hour_usd=1.0, gib_hour_usd=1.0)
 MODEL = "tiny"
@@ -184,6 +185,12 @@ def test_a_model_that_shows_its_present_mark_is_not_read_again(tmp_path: Path) -
         world.data.registry.set_reference(MODEL, "slow", actor="another gateway")
         await switches.show(MODEL, world.data.registry.marks()[MODEL])
         assert world.model.record.reference == "slow"
+        manifest = world.model.variants["a"].manifest
+        renewed = replace(manifest, accuracy=Accuracy.of(300, 400))
+        world.data.store.put_manifest(renewed)
+        world.data.registry.manifests_renewed(MODEL, ["a"], actor="a build")
+        await switches.show(MODEL, world.data.registry.marks()[MODEL])
+        assert world.model.variants["a"].manifest == renewed
         await switches.stop()
 
     with_engine(tmp_path, story)
