@@ -199,8 +199,7 @@ class Registry:
         candidate at a time: `Conflict` where another one is a shadow or canary.
         """
         with self._database.change() as db:
-            old = _variant(_one(db, model, name))
-            versions.advance("variant", old.version, model=model, name=name)
+            old = _to_change(db, model, name)
             check_transition(name, old.state, state)
             if only is not None and old.state != only:
                 raise Conflict(f"variant {name!r} is {old.state}, no longer {only}")
@@ -208,15 +207,10 @@ class Registry:
                 _check_alone(db, model, name)
             if spare_only:
                 _check_spare(db, model, name)
-            values: dict[str, Any] = {
-                "state": state,
-                "plan": plan,
-                "reason": reason,
-                "version": tables.variants.c.version + 1,
-            }
+            values: dict[str, Any] = {"state": state, "plan": plan, "reason": reason}
             if manifest_id is not None:
                 values["manifest_id"] = manifest_id
-            db.execute(update(tables.variants).filter_by(model=model, name=name).values(**values))
+            _renew(db, old, **values)
             audit.record(
                 db,
                 actor=actor,
@@ -232,15 +226,10 @@ class Registry:
     def replan(self, model: str, name: str, plan: str, *, actor: str, reason: str) -> None:
         """Try a shadow or canary in another way. Raises `NotFound`, or `Conflict` for others."""
         with self._database.change() as db:
-            record = _variant(_one(db, model, name))
-            versions.advance("variant", record.version, model=model, name=name)
+            record = _to_change(db, model, name)
             if record.state not in CANDIDATES:
                 raise Conflict(f"variant {name!r} is {record.state}: there is no plan to change")
-            db.execute(
-                update(tables.variants)
-                .filter_by(model=model, name=name)
-                .values(plan=plan, version=tables.variants.c.version + 1)
-            )
+            _renew(db, record, plan=plan)
             audit.record(
                 db,
                 actor=actor,
@@ -260,13 +249,8 @@ class Registry:
         """Have every gateway read these variants' manifests again. Raises `NotFound`."""
         with self._database.change() as db:
             for name in names:
-                record = _variant(_one(db, model, name))
-                versions.advance("variant", record.version, model=model, name=name)
-                db.execute(
-                    update(tables.variants)
-                    .filter_by(model=model, name=name)
-                    .values(version=tables.variants.c.version + 1)
-                )
+                record = _to_change(db, model, name)
+                _renew(db, record)
                 audit.record(
                     db,
                     actor=actor,
@@ -353,6 +337,22 @@ def _one(db: Connection, model: str, name: str) -> Any:
     if row is None:
         raise VariantNotFound(model, name)
     return row
+
+
+def _to_change(db: Connection, model: str, name: str) -> VariantRecord:
+    """A variant that is changed from its present version on: see `versions.advance`."""
+    record = _variant(_one(db, model, name))
+    versions.advance("variant", record.version, model=model, name=name)
+    return record
+
+
+def _renew(db: Connection, record: VariantRecord, **values: Any) -> None:
+    """Write these values and the version after the record's."""
+    db.execute(
+        update(tables.variants)
+        .filter_by(model=record.model, name=record.name)
+        .values(version=tables.variants.c.version + 1, **values)
+    )
 
 
 def _check_alone(db: Connection, model: str, name: str) -> None:
