@@ -1,8 +1,9 @@
-# The gateway alone: no torch, no build tools, no pip. Runs with a read-only root:
+# The gateway alone, its path of a request compiled: no torch, no build tools, no pip. Runs with a read-only root:
 #   docker run --read-only --tmpfs /tmp -v gearshift:/data -p 8080:8080 gearshift
 
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 COPY . /source
 RUN /source/deploy/image/build.sh /opt/gearshift
 

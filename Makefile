@@ -9,7 +9,7 @@ CHECKED := $(PACKAGES) tests examples benchmarks deploy
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check lock clean
+.PHONY: help demo serve compiled test check lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -20,6 +20,13 @@ demo: $(VENV)/installed-build ## build, measure and serve a ladder of variants (
 
 serve: $(VENV)/installed-serve ## start the gateway (ARGS="--port 8000 …")
 	@$(BIN)/gearshift serve $(ARGS)
+
+# The whole source, so that whatever is started there (`gearshift`, tests, benchmarks) is compiled.
+COMPILED := build/compiled
+compiled: $(VENV)/installed-dev ## copy the source to build/compiled, what requests pass compiled (needs a C compiler)
+	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)
+	@cp -R $(CHECKED) docs pyproject.toml README.md $(COMPILED)
+	@$(BIN)/python deploy/compile.py $(COMPILED)
 
 # What needs the machine to itself runs alone, after the rest has shared its cores file by file.
 ALONE := tests/faults

@@ -15,7 +15,7 @@ from app.engine.refusals import DeadlinePassed, Draining, QueueFull, Shed
 from app.engine.worker import LoadFailed, RunFailed, WorkerLost
 from app.progress import TooManyListeners
 from app.signing import SignatureInvalid, SignatureRequired
-from router.decision import Decision, Verdict
+from router.decision import Decision, Relaxation, Verdict
 from variants.errors import (
     ArtifactRejected,
     BeingChanged,
@@ -160,7 +160,7 @@ class Problem:
                 "request_id": request_id,
                 **self.members,
             },
-            option=orjson.OPT_NON_STR_KEYS,
+            option=orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS,
         )
 
 
@@ -282,7 +282,7 @@ def _members(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Refused):
         members["decision_id"] = error.id
         members["binding"] = error.decision.binding
-        members["relaxation"] = error.decision.relaxation
+        members["relaxation"] = relaxation_json(error.decision.relaxation)
         members["candidates"] = [verdict_json(v) for v in error.decision.verdicts]
     return members
 
@@ -301,6 +301,22 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
             {"bound": r.bound, "limit": r.limit, "found": r.found, "detail": r.detail}
             for r in verdict.rejections
         ],
+    }
+
+
+def relaxation_json(relaxation: Relaxation | None) -> dict[str, Any] | None:
+    """The cheapest way out of an infeasible budget, as the API shows it.
+
+    orjson must not be given the object: compiled ones have no such memory as it looks for.
+    """
+    if relaxation is None:
+        return None
+    return {
+        "bound": relaxation.bound,
+        "limit": relaxation.limit,
+        "needed": relaxation.needed,
+        "variant": relaxation.variant,
+        "sentence": relaxation.sentence,
     }
 
 

@@ -64,6 +64,10 @@ LAG_INTERVAL_S = 0.5
 DISK_INTERVAL_S = 5.0
 STORE_INTERVAL_S = 60.0
 
+YOUNG_OBJECTS = 10_000
+"""So many more objects are made than freed before garbage is looked for, instead of Python's 700:
+what requests make lives as long as they, and the last decisions are not worth looking through."""
+
 
 def create_app(options: Options, data: DataFolder, processes: Sequence[Process] = ()) -> FastAPI:
     """The gateway over an open data folder; `processes` are workers that were started already.
@@ -210,6 +214,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     ]
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
     yield
     for task in tasks:
         task.cancel()

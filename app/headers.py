@@ -15,7 +15,6 @@
 | `Priority` (RFC 9218) | dictionary with `u` from 0 to 7 | |
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -24,7 +23,7 @@ from typing import Any, cast, get_args
 from urllib.request import parse_http_list
 
 import http_sf
-from http_sf import DisplayString, StructuredFieldError, Token
+from http_sf import StructuredFieldError, Token
 
 from app.errors import Malformed
 from router.constraints import Bound, Constraints, Objective, ObjectiveName
@@ -54,9 +53,6 @@ OBJECTIVE_PATTERN = rf"^(accuracy|cost|latency|weighted({_WEIGHT})+)$"
 
 MAX_DECIMAL = 999_999_999_999.0
 """Twelve integer digits are all that a decimal can have (RFC 9651, section 3.3.2)."""
-
-_TOKEN = re.compile("[A-Za-z][A-Za-z_]*")
-_PLAIN = re.compile("[A-Za-z0-9_.+-]*")
 
 REMEMBERED_BYTES = 512
 """Headers up to this size are parsed once; longer ones each time, so that memory stays bounded."""
@@ -157,30 +153,6 @@ def reply_number(value: float) -> str:
     if not -MAX_DECIMAL <= value <= MAX_DECIMAL:
         value = MAX_DECIMAL if value > 0 else -MAX_DECIMAL
     return f"{value:.3f}"
-
-
-def reply_fields(fields: dict[str, int | float | bool | str]) -> str:
-    """A dictionary field such as `latency-ms=3.210, id="7"`; texts of ASCII letters are tokens.
-
-    Empty text for no fields: such a header is left out (RFC 9651, section 3.2). Decimals have
-    three fractional digits. What is neither a number nor plain text is left to the library:
-    booleans, and texts that need quoting or are not ASCII.
-    """
-    return ", ".join([f"{name}={_value(value)}" for name, value in fields.items()])
-
-
-def _value(value: int | float | bool | str) -> str:
-    if isinstance(value, float):
-        return reply_number(value)
-    if isinstance(value, str):
-        if _TOKEN.fullmatch(value):
-            return value
-        if _PLAIN.fullmatch(value):
-            return f'"{value}"'
-        return http_sf.ser(
-            value if value.isascii() and value.isprintable() else DisplayString(value)
-        )
-    return str(value) if not isinstance(value, bool) else http_sf.ser(value)
 
 
 def _display(name: bytes) -> str:

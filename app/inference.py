@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from app.access import Caller
 from app.binary import Wanted
 from app.catalog import ServedModel
 from app.engine.limits import usable_cores
-from app.errors import Malformed, WrongContentType, milliseconds
+from app.errors import Malformed, WrongContentType
 from app.gateway import Gateway, Reply
 from app.headers import InferHeaders
 from app.keys import Keys
@@ -25,6 +26,7 @@ from app.room import Room
 from app.schemas import decision_json
 from app.settings import Options, Settings
 from router.constraints import Constraints
+from router.decision import Verdict
 from router.narrow import narrow
 from variants.errors import ModelNotFound
 from variants.runtimes import Tensor, Tensors
@@ -321,32 +323,19 @@ def _predictions(spec: ModelSpec, outputs: Mapping[str, Tensor]) -> list[dict[st
 
 
 def _lines(asked: InferHeaders, reply: Reply) -> str:
-    """The reply's own headers, as lines. Names and ids need no quoting but quotes."""
-    answer, decision, predicted = reply.answer, reply.decision, reply.predicted
-    fields = headers.reply_fields
-    chosen = fields(
-        {
-            "reason": reply.reason,
-            "feasible": decision.feasible_count,
-            "considered": decision.considered,
-            "id": reply.id,
-        }
-    )
-    total_ms = reply.total_s * 1e3
-    actual = fields({"latency-ms": total_ms, "cost": reply.cost_usd_per_million})
+    """The reply's own headers, as lines; structured fields (RFC 9651). Names, reasons and ids need
+    no quoting but quotes."""
+    answer, decision, number = reply.answer, reply.decision, headers.reply_number
+    total_ms = number(reply.total_s * 1e3)
     lines = (
         f'infer-variant: "{answer.variant.manifest.variant}"\r\n'
-        f"infer-decision: {chosen}\r\n"
-        f"infer-actual: {actual}\r\n"
+        f"infer-decision: reason={reply.reason}, feasible={decision.feasible_count}, "
+        f'considered={decision.considered}, id="{reply.id}"\r\n'
+        f"infer-actual: latency-ms={total_ms}, cost={number(reply.cost_usd_per_million)}\r\n"
         f"server-timing: queue;dur={answer.queue_s * 1e3:.3f}, "
-        f"run;dur={answer.run_s * 1e3:.3f}, total;dur={headers.reply_number(total_ms)}\r\n"
+        f"run;dur={answer.run_s * 1e3:.3f}, total;dur={total_ms}\r\n"
     )
-    promised = {
-        "latency-ms": milliseconds(predicted.predicted_latency_s),
-        "cost": predicted.cost_usd_per_million,
-        "accuracy": predicted.accuracy,
-    }
-    if told := fields({name: value for name, value in promised.items() if value is not None}):
+    if told := _promised(reply.predicted):
         lines += f"infer-predicted: {told}\r\n"
     if asked.constraints.cascade:
         lines += f"infer-cascade: {_cascade_value(reply)}\r\n"
@@ -355,6 +344,18 @@ def _lines(asked: InferHeaders, reply: Reply) -> str:
     if asked.clamped:
         lines += f"infer-max-latency-ms: {_latency_ms(asked.constraints)}\r\n"
     return lines
+
+
+def _promised(predicted: Verdict) -> str:
+    """What was measured about the variant and how long it should take, as far as it is known."""
+    told, number = [], headers.reply_number
+    if (latency_s := predicted.predicted_latency_s) is not None and latency_s < math.inf:
+        told.append(f"latency-ms={number(latency_s * 1e3)}")
+    if predicted.cost_usd_per_million is not None:
+        told.append(f"cost={number(predicted.cost_usd_per_million)}")
+    if predicted.accuracy is not None:
+        told.append(f"accuracy={number(predicted.accuracy)}")
+    return ", ".join(told)
 
 
 def _cascade(reply: Reply) -> dict[str, Any]:

@@ -520,7 +520,7 @@ class Metrics:
         self._ready.set(ready)
         self._draining.set(draining)
         self._inflight.set(self._in_flight)
-        self._log_dropped.value = self._dropped()
+        self._log_dropped.value = float(self._dropped())
         for model in filter(own, rungs):
             self._queue_depth.labels(model).set(queue_depths[model])
             self._queue_fill.labels(model).set(queue_fill[model])
@@ -566,7 +566,7 @@ class Metrics:
             if own(manifest.model, manifest.variant):
                 self._latency_ratio.labels(manifest.model, manifest.variant).set(ratio)
                 self._latency_drifted.labels(manifest.model, manifest.variant).set(drifted)
-        self._folded.value = self._names.folded
+        self._folded.value = float(self._names.folded)
 
     def render(self) -> bytes:
         """The text exposition; takes milliseconds, so call it off the event loop."""

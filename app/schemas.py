@@ -8,7 +8,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.access import Scope
 from app.catalog import ServedModel, cost_usd_per_million
-from app.errors import milliseconds, verdict_json
+from app.errors import milliseconds, relaxation_json, verdict_json
 from app.findings import Finding
 from app.tenant import today
 from router.decision import Decision
@@ -457,7 +457,6 @@ class ProblemOut(BaseModel):
 
 def decision_json(decision: Decision, *, id: str | None = None) -> dict[str, Any]:
     """A decision as plain data, in the shape of `DecisionOut`."""
-    relaxation = decision.relaxation
     return {
         "id": id,
         "outcome": decision.outcome,
@@ -467,15 +466,7 @@ def decision_json(decision: Decision, *, id: str | None = None) -> dict[str, Any
         "eligible": decision.eligible,
         "violated": decision.violated,
         "binding": decision.binding,
-        "relaxation": None
-        if relaxation is None
-        else {
-            "bound": relaxation.bound,
-            "limit": relaxation.limit,
-            "needed": relaxation.needed,
-            "variant": relaxation.variant,
-            "sentence": relaxation.sentence,
-        },
+        "relaxation": relaxation_json(decision.relaxation),
         "retry_after_s": decision.retry_after_s,
         "message": decision.message,
         "feasible": decision.feasible_count,

@@ -174,8 +174,12 @@ def gateway(
     env: Mapping[str, str] | None = None,
     ready: bool = True,
     config: Path | None = None,
+    source: Path | None = None,
 ) -> Iterator[Gateway]:
-    """`gearshift serve` on a free port of the loopback address, ended by SIGTERM."""
+    """`gearshift serve` on a free port of the loopback address, ended by SIGTERM.
+
+    `source` is the folder whose packages it runs; this one's by default.
+    """
     process = subprocess.Popen(
         [
             sys.executable,
@@ -192,6 +196,7 @@ def gateway(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(env or {})},
+        cwd=source,
     )
     lines: list[str] = []
     listening = threading.Event()

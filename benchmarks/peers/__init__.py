@@ -47,9 +47,10 @@ def table(result: dict[str, Any]) -> str:
     text = tables.markdown([*head, "CPU µs a request"], rows)
     own = result["overhead"]
     text += (
-        f"\nWhat the gateway adds: the decision {own['decision_us']:.0f} µs; inside the gateway "
-        f"(JSON, validation, key, queue, worker, metrics) {own['in_gateway_p50_ms']:.2f} ms at the "
-        f"median and {own['in_gateway_p99_ms']:.2f} ms at p99, at half of its highest load "
+        f"\nWhat the gateway adds ({own.get('title', 'Gearshift')}): the decision "
+        f"{own['decision_us']:.0f} µs; inside the gateway (JSON, validation, key, queue, worker, "
+        f"metrics) {own['in_gateway_p50_ms']:.2f} ms at the median and "
+        f"{own['in_gateway_p99_ms']:.2f} ms at p99, at half of its highest load "
         f"({own['rate_per_s']:,.0f} requests/s); seen by a single client "
         f"{own['client_ms']:.2f} ms more than the model alone.\n"
         f"The cnn behind the gateway answers {own['cnn_ratio']:.2f} times as many requests as the "

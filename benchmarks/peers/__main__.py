@@ -22,6 +22,9 @@ from variants.data_folder import open_data_folder
 from variants.profile import host_fingerprint
 
 OURS = "Gearshift"
+COMPILED = "Gearshift, compiled"
+GROUPS: tuple[list[Payload], ...] = (["tiny"], ["cnn", "cnn-binary"])
+"""Of payloads that follow one another."""
 
 
 def main() -> None:
@@ -32,6 +35,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--environments", type=Path, default=platformdirs.user_cache_path("gearshift") / "peers"
+    )
+    parser.add_argument(
+        "--compiled",
+        type=Path,
+        default=Path("build/compiled"),
+        help="what `make compiled` made; left out where it is not there",
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -58,22 +67,32 @@ def main() -> None:
             )
             for payload, artifact in artifacts.items()
         }
-        gateway = stack.enter_context(world.gateway(data_dir, key))
-        server = Server(pid=gateway.process.pid, port=gateway.port, ask=ours(key))
+        gateways = {OURS: stack.enter_context(world.gateway(data_dir, key))}
+        if arguments.compiled.is_dir():
+            compiled = world.gateway(data_dir, key, source=arguments.compiled)
+            gateways[COMPILED] = stack.enter_context(compiled)
+        servers = {
+            title: Server(pid=gateway.process.pid, port=gateway.port, ask=ours(key))
+            for title, gateway in gateways.items()
+        }
         chosen = [peer for peer in PEERS if peer.name in wanted]
         all_entries: list[Entry] = [
             *entries(chosen, arguments.environments, folder, rounds),
-            (OURS, lambda _: contextlib.nullcontext(server), ["tiny"]),
-            (OURS, lambda _: contextlib.nullcontext(server), ["cnn", "cnn-binary"]),
+            *(
+                (title, lambda _, server=server: contextlib.nullcontext(server), payloads)
+                for title, server in servers.items()
+                for payloads in GROUPS
+            ),
         ]
         play(rounds, all_entries, inline, artifacts, arguments.rounds)
+        title = list(gateways)[-1]
         own = overhead.measure(
-            gateway=gateway,
-            server=server,
+            gateway=gateways[title],
+            server=servers[title],
             data_dir=data_dir,
             artifacts=dict(artifacts),
             rounds=rounds,
-            title=OURS,
+            title=title,
         )
     result = {
         "host": host_fingerprint(),

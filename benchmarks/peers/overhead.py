@@ -55,6 +55,7 @@ def measure(
     alone_per_s, behind_per_s = map(statistics.median, zip(*pairs, strict=True))
     singles = [own.p50_ms for _, own in rounds.pairs[title, "tiny", 1]]
     return {
+        "title": title,
         "decision_us": decision_s(data_dir) * 1e6,
         "rate_per_s": rate_per_s,
         "in_gateway_p50_ms": quantile_s(counts, 0.5) * 1e3,

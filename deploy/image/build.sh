@@ -16,6 +16,15 @@ trap 'rm -rf "$source"' EXIT
 for part in pyproject.toml README.md LICENSE app compressors router variants; do
     cp -R "$root/$part" "$source/"
 done
+
+# What every request passes becomes machine code where there is a C compiler, as in the Dockerfile.
+if command -v cc >/dev/null; then
+    tools=$source/tools
+    pip install --no-input --target "$tools" --constraint "$root/requirements-dev.lock" 'mypy[mypyc]'
+    PYTHONPATH=$tools "$prefix/bin/python" "$root/deploy/compile.py" "$source"
+    rm -r "$tools"
+    cp "$source"/gearshift__mypyc.*.so "$prefix"/lib/python3*/site-packages/
+fi
 pip install --no-input --no-compile --no-deps "$source"
 
 cp "$root/deploy/image/health.py" "$prefix/"

@@ -44,6 +44,13 @@ done
 [ "$user" = root ] || [ -z "$("${run[@]}" find "$prefix" -writable ! -type l)" ] ||
     fail "$user may write to it"
 
+compiled="not compiled (no C compiler)"
+if command -v cc >/dev/null; then
+    origin=$("${run[@]}" "$prefix/bin/python" -c 'import app.gateway; print(app.gateway.__file__)')
+    [[ $origin == *.so ]] || fail "the path of a request is not compiled: $origin"
+    compiled=compiled
+fi
+
 listing >"$work/before"
 port=$("$prefix/bin/python" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 "${run[@]}" "$prefix/bin/gearshift" serve --host 127.0.0.1 --port "$port" --data-dir "$data" \
@@ -67,4 +74,4 @@ wait "$gateway" || status=$?
 gateway=
 [ "$status" = 0 ] || { cat "$work/log" >&2; fail "it ended with status $status after SIGTERM"; }
 listing | cmp -s "$work/before" - || fail "the gateway wrote into its own folder"
-echo "image: $(du -sm "$prefix" | cut -f1) MB, alive as $user, no torch, nothing written, clean end"
+echo "image: $(du -sm "$prefix" | cut -f1) MB, $compiled, alive as $user, no torch, nothing written, clean end"
