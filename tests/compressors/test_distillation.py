@@ -460,17 +460,6 @@ def test_hooks_are_gone_after_the_lesson(teacher: "nn.Module", bench: Bench) -> 
     assert not any(part._forward_hooks for part in (*taught.modules(), *own.modules()))
 
 
-@pytest.mark.parametrize("name", ["distilled", "feature_distilled", "relation_distilled"])
-def test_lessons_run_on_a_gpu(teacher: "nn.Module", bench: Bench, name: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
-    technique: Any = techniques.find(name)
-    on_gpu = dataclasses.replace(bench, train=Train(batch_size=32, device="cuda"))
-    config = technique.Config(student="resnet", width=0.25, epochs=1)
-    student = technique.compress(teacher, config, on_gpu)
-    assert next(student.parameters()).device.type == "cpu"
-
-
 @pytest.fixture(scope="module")
 def heavy(tmp_path_factory: pytest.TempPathFactory) -> "nn.Module":
     """A teacher that is slow enough for students to be measurably faster."""
