@@ -9,11 +9,11 @@ CHECKED := $(PACKAGES) tests examples benchmarks deploy
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve compiled test check lock clean
+.PHONY: help demo serve compiled test testcompiled check lock clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/installed-build ## build, measure and serve a ladder of variants (ARGS=--no-serve to stop after)
 	@$(BIN)/gearshift demo $(ARGS)
@@ -38,6 +38,11 @@ else
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ALONE:%=--ignore=%)
 	@$(BIN)/python -m pytest $(ALONE)
 endif
+
+# Compiled code may differ where Python is at its most dynamic, so what passes through it is tested.
+testcompiled: compiled ## run the tests of what requests pass once more, compiled
+	@cd $(COMPILED) && ../../$(BIN)/python -m pytest --quiet -p no:cacheprovider --numprocesses auto --dist loadfile \
+		tests/app tests/router/test_gate.py $(foreach name,binary cascades headers rollout tensors,tests/end_to_end/test_$(name).py)
 
 check: $(VENV)/installed-dev ## format, lint, types, layers and dependencies
 	@$(BIN)/ruff format --check --quiet --diff $(wildcard $(CHECKED))

@@ -52,7 +52,7 @@ def measure(
                 quantise(paths[plan.reference.name], target, source, environments)
                 paths[name] = target
             except Exception as error:
-                failures[name] = str(error).splitlines()[0]
+                failures[name] = _why(error)
         rows, refused = _rows(paths, source, plan.reference.name)
     return {
         "model": plan.model.name,
@@ -76,7 +76,7 @@ def _rows(
                 sessions[name].run(one)
             except Exception as error:
                 sessions.pop(name, None)
-                refused[f"{name} on {runtime}"] = str(error).splitlines()[0]
+                refused[f"{name} on {runtime}"] = _why(error)
         calls = {n: lambda session=session: session.run(one) for n, session in sessions.items()}
         timings = interleaved.compare(calls, reference)
         for name, session in sessions.items():
@@ -97,6 +97,11 @@ def _rows(
 def _size_bytes(path: Path) -> int:
     """The file, with the weights that some keep beside it under its name."""
     return sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+
+
+def _why(error: Exception) -> str:
+    """Its last words: runtimes begin with where in their own source it happened."""
+    return [line for line in str(error).splitlines() if line.strip()][-1]
 
 
 def _onnxruntime(path: Path, target: Path, source: Source, environments: Path) -> None:
