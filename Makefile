@@ -25,7 +25,7 @@ serve: $(VENV)/installed-serve ## start the gateway (ARGS="--port 8000 …")
 COMPILED := build/compiled
 compiled: $(VENV)/installed-dev ## copy the source to build/compiled, what requests pass compiled (needs a C compiler)
 	@rm -rf $(COMPILED) && mkdir -p $(COMPILED)
-	@cp -R $(CHECKED) docs pyproject.toml README.md $(COMPILED)
+	@cp -R $(CHECKED) docs pyproject.toml LICENSE README.md $(COMPILED)
 	@$(BIN)/python deploy/compile.py $(COMPILED)
 
 # What needs the machine to itself runs alone, after the rest has shared its cores file by file.
