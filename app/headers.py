@@ -15,6 +15,7 @@
 | `Priority` (RFC 9218) | dictionary with `u` from 0 to 7 | |
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,6 +28,7 @@ from http_sf import StructuredFieldError, Token
 
 from app.errors import Malformed
 from router.constraints import Bound, Constraints, Objective, ObjectiveName
+from router.decision import Verdict
 from router.narrow import Narrowed
 from router.weights import Weights
 
@@ -153,6 +155,22 @@ def reply_number(value: float) -> str:
     if not -MAX_DECIMAL <= value <= MAX_DECIMAL:
         value = MAX_DECIMAL if value > 0 else -MAX_DECIMAL
     return f"{value:.3f}"
+
+
+def promised(predicted: Verdict) -> str:
+    """The value of `Infer-Predicted`: what is known of the variant, and how long it should take.
+
+    `latency-ms=3.210, cost=0.002, accuracy=0.908`; empty where nothing is known, and then the
+    header is left out (RFC 9651, section 3.2).
+    """
+    told = []
+    if (latency_s := predicted.predicted_latency_s) is not None and latency_s < math.inf:
+        told.append(f"latency-ms={reply_number(latency_s * 1e3)}")
+    if predicted.cost_usd_per_million is not None:
+        told.append(f"cost={reply_number(predicted.cost_usd_per_million)}")
+    if predicted.accuracy is not None:
+        told.append(f"accuracy={reply_number(predicted.accuracy)}")
+    return ", ".join(told)
 
 
 def _display(name: bytes) -> str:

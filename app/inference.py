@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ from app.room import Room
 from app.schemas import decision_json
 from app.settings import Options, Settings
 from router.constraints import Constraints
-from router.decision import Verdict
 from router.narrow import narrow
 from variants.errors import ModelNotFound
 from variants.runtimes import Tensor, Tensors
@@ -335,7 +333,7 @@ def _lines(asked: InferHeaders, reply: Reply) -> str:
         f"server-timing: queue;dur={answer.queue_s * 1e3:.3f}, "
         f"run;dur={answer.run_s * 1e3:.3f}, total;dur={total_ms}\r\n"
     )
-    if told := _promised(reply.predicted):
+    if told := headers.promised(reply.predicted):
         lines += f"infer-predicted: {told}\r\n"
     if asked.constraints.cascade:
         lines += f"infer-cascade: {_cascade_value(reply)}\r\n"
@@ -344,18 +342,6 @@ def _lines(asked: InferHeaders, reply: Reply) -> str:
     if asked.clamped:
         lines += f"infer-max-latency-ms: {_latency_ms(asked.constraints)}\r\n"
     return lines
-
-
-def _promised(predicted: Verdict) -> str:
-    """What was measured about the variant and how long it should take, as far as it is known."""
-    told, number = [], headers.reply_number
-    if (latency_s := predicted.predicted_latency_s) is not None and latency_s < math.inf:
-        told.append(f"latency-ms={number(latency_s * 1e3)}")
-    if predicted.cost_usd_per_million is not None:
-        told.append(f"cost={number(predicted.cost_usd_per_million)}")
-    if predicted.accuracy is not None:
-        told.append(f"accuracy={number(predicted.accuracy)}")
-    return ", ".join(told)
 
 
 def _cascade(reply: Reply) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Request headers to constraints, and reply headers that any RFC 9651 parser reads."""
 
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ from app import headers
 from app.errors import Malformed
 from app.headers import InferHeaders
 from router.constraints import Constraints
+from router.decision import Verdict
 
 NAMES = [
     b"infer-model", b"infer-max-latency-ms", b"infer-max-cost", b"infer-min-accuracy",
@@ -107,6 +109,35 @@ def test_headers_of_any_length_are_read_alike() -> None:
 @pytest.mark.parametrize("value", ["lenient, handling=lenient", '"lenient"', "LENIENT;x=y"])
 def test_the_same_handling_twice_is_no_contradiction(value: str) -> None:
     assert parse(("Prefer", f"handling={value}")).constraints.lenient
+
+
+KNOWN = st.none() | st.floats(min_value=0, allow_nan=False)
+
+
+@settings(max_examples=500, deadline=None)
+@given(latency_s=KNOWN, cost=KNOWN, accuracy=KNOWN)
+def test_what_is_promised_parses_back(
+    latency_s: float | None, cost: float | None, accuracy: float | None
+) -> None:
+    written = headers.promised(
+        Verdict(
+            variant="int8",
+            rejections=(),
+            predicted_latency_s=latency_s,
+            idle_latency_s=None,
+            cost_usd_per_million=cost,
+            accuracy=accuracy,
+            accuracy_low=None,
+        )
+    )
+    parsed: Any = http_sf.parse(written.encode(), tltype="dictionary") if written else {}
+    latency_ms = None if latency_s is None or math.isinf(latency_s) else latency_s * 1e3
+    told = {"latency-ms": latency_ms, "cost": cost, "accuracy": accuracy}
+    known = {name: value for name, value in told.items() if value is not None}
+    assert list(parsed) == list(known)
+    for name, value in known.items():
+        bounded = min(value, headers.MAX_DECIMAL)
+        assert math.isclose(parsed[name][0], bounded, rel_tol=1e-9, abs_tol=0.0006)
 
 
 @given(value=st.floats(min_value=0, allow_infinity=False))
